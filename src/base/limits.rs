@@ -1,0 +1,44 @@
+//! Every bound in one place, with what happens when it is reached.
+
+/// Longest bulk string a client may send, in bytes (512 MiB, as in Redis). Beyond: protocol error, connection closed.
+pub const BULK_BYTES_MAX: usize = 512 << 20;
+/// Longest value that commands may build, in bytes. Beyond: `-ERR string exceeds maximum allowed size (proto-max-bulk-len)`.
+pub const VALUE_BYTES_MAX: usize = BULK_BYTES_MAX;
+/// Most arguments in one command. Beyond: protocol error, connection closed.
+pub const ARGS_MAX: usize = 1 << 20;
+/// Most bytes of arguments in one command, so that an entry stays transferable. Beyond: protocol error, connection closed.
+pub const COMMAND_BYTES_MAX: usize = 1 << 30;
+/// Longest inline command, in bytes. Beyond: protocol error, connection closed.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+/// The same three before AUTH succeeded, when a password is set.
+pub const BULK_BYTES_MAX_BEFORE_AUTH: usize = 16 << 10;
+/// Most arguments before AUTH.
+pub const ARGS_MAX_BEFORE_AUTH: usize = 10;
+/// A bulk at or above this many bytes is read into a buffer of its own, which its entry, the log and replies then share.
+pub const BIG_BULK_BYTES: usize = 64 << 10;
+/// Commands whose buckets are touched ahead of execution, per group (PERFORMANCE: 32 beats 8).
+pub const PREFETCH_GROUP: usize = 32;
+/// Bytes read from a client per wake.
+pub const READ_BYTES_PER_WAKE: usize = 64 << 10;
+/// Payload of one replication frame at most, in bytes; longer messages go in parts.
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Header allowance on top of a frame's payload: what the length-delimited reader accepts at most.
+pub const FRAME_HEADER_BYTES_MAX: usize = 256;
+/// A message that arrives in parts: at most this many bytes altogether. Beyond: the link is closed.
+pub const MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + (64 << 20);
+/// Bytes put on one link per turn of its writer, so that the lock is held briefly.
+pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
+/// Bytes of log and snapshot that may be on their way to one learner unacknowledged before the leader waits for it.
+pub const LINK_WINDOW_BYTES: usize = 16 << 20;
+/// Epochs remembered in the epoch table; a peer that is further behind resyncs fully.
+pub const EPOCHS_MAX: usize = 1_000;
+/// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.
+pub const HOLD_MS: u64 = 1_000;
+/// Client connections of one node. Beyond: `-ERR max number of clients reached`, and the connection is closed.
+pub const CLIENTS_MAX: usize = 10_000;
+/// Reply bytes that may wait for one client before the node stops reading its commands.
+pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
+
+const _: () = assert!(BIG_BULK_BYTES <= FRAME_BYTES_MAX);
+const _: () = assert!(COMMAND_BYTES_MAX >= BULK_BYTES_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX > COMMAND_BYTES_MAX);

@@ -1,0 +1,118 @@
+//! The content of `/config`: settings that all nodes of a cluster share.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::MinInSync;
+
+/// What to do when every copy that held data is gone for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TotalLoss {
+    /// Start over empty, loudly.
+    StartEmpty,
+    /// Stop and name the operator's command.
+    Halt,
+}
+
+/// Cluster-wide settings. Created at bootstrap from the first node's file, later changed by an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Copied into `/state` by the leader; only the value there counts.
+    pub min_in_sync: MinInSync,
+    /// Period of pulses, ms.
+    pub heartbeat_ms: u64,
+    /// Silence after which the leader takes a member out, ms.
+    pub suspect_ms: u64,
+    /// How long an echo lets the leader serve reads, counted from the sending of the pulse it answers, ms.
+    pub lease_ms: u64,
+    /// How long a member that heard the leader will not stand, ms.
+    pub promise_ms: u64,
+    /// Policy for proven total loss.
+    pub total_loss: TotalLoss,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> ClusterConfig {
+        ClusterConfig {
+            min_in_sync: MinInSync::Auto,
+            heartbeat_ms: 50,
+            suspect_ms: 250,
+            lease_ms: 400,
+            promise_ms: 500,
+            total_loss: TotalLoss::StartEmpty,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Checks the order that leases rest on.
+    ///
+    /// # Errors
+    /// Unless `heartbeat*3 <= suspect < lease <= 0.8*promise` and every period is 1..=600,000 ms.
+    pub fn check(&self) -> Result<(), String> {
+        let ClusterConfig {
+            heartbeat_ms: h,
+            suspect_ms: s,
+            lease_ms: l,
+            promise_ms: p,
+            ..
+        } = *self;
+        let in_range = [h, s, l, p].iter().all(|ms| (1..=600_000).contains(ms));
+        if in_range && h * 3 <= s && s < l && l * 10 <= p * 8 {
+            return Ok(());
+        }
+        Err(format!(
+            "heartbeat_ms {h}, suspect_ms {s}, lease_ms {l}, promise_ms {p}: want heartbeat*3 <= suspect < lease <= 0.8*promise, each 1..=600000"
+        ))
+    }
+
+    /// The same ratios, every period `factor` times as long: for tests on busy machines.
+    #[must_use]
+    pub fn scaled(mut self, factor: u64) -> ClusterConfig {
+        for ms in [
+            &mut self.heartbeat_ms,
+            &mut self.suspect_ms,
+            &mut self.lease_ms,
+            &mut self.promise_ms,
+        ] {
+            *ms *= factor;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_and_each_broken_order_is_refused() {
+        let good = ClusterConfig::default();
+        assert_eq!(good.check(), Ok(()));
+        assert_eq!(good.clone().scaled(4).check(), Ok(()));
+        for bad in [
+            ClusterConfig {
+                heartbeat_ms: 84,
+                ..good.clone()
+            },
+            ClusterConfig {
+                suspect_ms: 400,
+                ..good.clone()
+            },
+            ClusterConfig {
+                lease_ms: 401,
+                ..good.clone()
+            },
+            ClusterConfig {
+                promise_ms: 0,
+                ..good.clone()
+            },
+            ClusterConfig {
+                promise_ms: u64::MAX,
+                ..good
+            },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?} was accepted");
+        }
+    }
+}

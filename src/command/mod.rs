@@ -1,0 +1,1 @@
+//! Floor 2: what each command means, one row per command.

@@ -1,0 +1,1 @@
+//! Floor 4: the Keeper, one plain state machine behind one lock.

@@ -1,0 +1,1 @@
+//! Floor 5: sockets, clocks, tasks; carries events in and performs effects.
