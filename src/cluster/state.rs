@@ -284,11 +284,12 @@ impl ClusterState {
     /// Same epoch and leader, another set: keeps the peak, the holders and the fallback list true.
     fn with_set(&self, set: Vec<Member>, change: Change) -> ClusterState {
         let mut next = self.clone();
-        let removed = self
+        let removed: Vec<Member> = self
             .in_sync
             .iter()
             .filter(|old| !set.iter().any(|m| m.id == old.id))
-            .cloned();
+            .cloned()
+            .collect();
         next.peak_in_sync = self.peak_in_sync.max(set.len() as u32);
         for m in &set {
             next.holders.insert(m.id.clone(), m.copy);
