@@ -97,9 +97,7 @@ impl FromStr for NodeId {
         if fits && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
             Ok(NodeId(name.into()))
         } else {
-            Err(format!(
-                "node name {name:?}: want 1..={NODE_NAME_BYTES_MAX} of A-Z a-z 0-9 - _ . and no leading dot"
-            ))
+            Err(format!("node name {name:?}: want 1..={NODE_NAME_BYTES_MAX} of A-Z a-z 0-9 - _ . and no leading dot"))
         }
     }
 }

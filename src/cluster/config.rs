@@ -50,13 +50,7 @@ impl ClusterConfig {
     /// # Errors
     /// Unless `heartbeat*3 <= suspect < lease <= 0.8*promise` and every period is 1..=600,000 ms.
     pub fn check(&self) -> Result<(), String> {
-        let ClusterConfig {
-            heartbeat_ms: h,
-            suspect_ms: s,
-            lease_ms: l,
-            promise_ms: p,
-            ..
-        } = *self;
+        let ClusterConfig { heartbeat_ms: h, suspect_ms: s, lease_ms: l, promise_ms: p, .. } = *self;
         let in_range = [h, s, l, p].iter().all(|ms| (1..=600_000).contains(ms));
         if in_range && h * 3 <= s && s < l && l * 10 <= p * 8 {
             return Ok(());
@@ -69,12 +63,7 @@ impl ClusterConfig {
     /// The same ratios, every period `factor` times as long: for tests on busy machines.
     #[must_use]
     pub fn scaled(mut self, factor: u64) -> ClusterConfig {
-        for ms in [
-            &mut self.heartbeat_ms,
-            &mut self.suspect_ms,
-            &mut self.lease_ms,
-            &mut self.promise_ms,
-        ] {
+        for ms in [&mut self.heartbeat_ms, &mut self.suspect_ms, &mut self.lease_ms, &mut self.promise_ms] {
             *ms *= factor;
         }
         self
@@ -91,26 +80,11 @@ mod tests {
         assert_eq!(good.check(), Ok(()));
         assert_eq!(good.clone().scaled(4).check(), Ok(()));
         for bad in [
-            ClusterConfig {
-                heartbeat_ms: 84,
-                ..good.clone()
-            },
-            ClusterConfig {
-                suspect_ms: 400,
-                ..good.clone()
-            },
-            ClusterConfig {
-                lease_ms: 401,
-                ..good.clone()
-            },
-            ClusterConfig {
-                promise_ms: 0,
-                ..good.clone()
-            },
-            ClusterConfig {
-                promise_ms: u64::MAX,
-                ..good
-            },
+            ClusterConfig { heartbeat_ms: 84, ..good.clone() },
+            ClusterConfig { suspect_ms: 400, ..good.clone() },
+            ClusterConfig { lease_ms: 401, ..good.clone() },
+            ClusterConfig { promise_ms: 0, ..good.clone() },
+            ClusterConfig { promise_ms: u64::MAX, ..good },
         ] {
             assert!(bad.check().is_err(), "{bad:?} was accepted");
         }

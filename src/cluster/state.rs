@@ -233,12 +233,7 @@ impl ClusterState {
         if out.contains(&self.leader.copy) {
             return None;
         }
-        let set: Vec<Member> = self
-            .in_sync
-            .iter()
-            .filter(|m| !out.contains(&m.copy))
-            .cloned()
-            .collect();
+        let set: Vec<Member> = self.in_sync.iter().filter(|m| !out.contains(&m.copy)).cloned().collect();
         (set.len() < self.in_sync.len()).then(|| self.with_set(set, change))
     }
 
@@ -284,12 +279,8 @@ impl ClusterState {
     /// Same epoch and leader, another set: keeps the peak, the holders and the fallback list true.
     fn with_set(&self, set: Vec<Member>, change: Change) -> ClusterState {
         let mut next = self.clone();
-        let removed: Vec<Member> = self
-            .in_sync
-            .iter()
-            .filter(|old| !set.iter().any(|m| m.id == old.id))
-            .cloned()
-            .collect();
+        let removed: Vec<Member> =
+            self.in_sync.iter().filter(|old| !set.iter().any(|m| m.id == old.id)).cloned().collect();
         next.peak_in_sync = self.peak_in_sync.max(set.len() as u32);
         for m in &set {
             next.holders.insert(m.id.clone(), m.copy);
@@ -315,29 +306,16 @@ mod tests {
     use super::*;
 
     fn member(name: &str, copy: u128) -> Member {
-        Member {
-            id: name.parse().unwrap(),
-            copy: CopyId(copy),
-        }
+        Member { id: name.parse().unwrap(), copy: CopyId(copy) }
     }
 
     fn change(id: u128, why: Why) -> Change {
-        Change {
-            id: ChangeId(id),
-            by: "n1".parse().unwrap(),
-            why,
-            at_ms: 0,
-        }
+        Change { id: ChangeId(id), by: "n1".parse().unwrap(), why, at_ms: 0 }
     }
 
     fn three() -> ClusterState {
-        let one = ClusterState::bootstrap(
-            "c",
-            DatasetId(9),
-            member("n1", 1),
-            MinInSync::Auto,
-            change(1, Why::Bootstrap),
-        );
+        let one =
+            ClusterState::bootstrap("c", DatasetId(9), member("n1", 1), MinInSync::Auto, change(1, Why::Bootstrap));
         let two = one.expand(&member("n2", 2), change(2, Why::Expand)).unwrap();
         two.expand(&member("n3", 3), change(3, Why::Expand)).unwrap()
     }
@@ -347,10 +325,7 @@ mod tests {
         let state = three();
         assert_eq!((state.peak_in_sync, state.min_required()), (3, 2));
         let alone = state.shrink(&[CopyId(2), CopyId(3)], change(4, Why::Shrink)).unwrap();
-        assert_eq!(
-            (alone.peak_in_sync, alone.min_required(), alone.may_commit()),
-            (3, 2, false)
-        );
+        assert_eq!((alone.peak_in_sync, alone.min_required(), alone.may_commit()), (3, 2, false));
     }
 
     #[test]
