@@ -1,1 +1,3 @@
 //! Floor 5: sockets, clocks, tasks; carries events in and performs effects.
+
+pub mod coordination;
