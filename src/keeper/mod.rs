@@ -194,8 +194,10 @@ pub struct Keeper {
 
     sessions: Sessions,
     holds: Holds,
-    /// Connections whose next command waits for a role, a lease or room.
-    waiting: BTreeSet<ConnId>,
+    /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
+    waiting: BTreeMap<ConnId, Boot>,
+    /// Those of them that count acknowledgements.
+    blocked: BTreeSet<ConnId>,
     upkeep_at: Boot,
     stopping: bool,
     halted: Option<String>,
@@ -270,7 +272,8 @@ impl Keeper {
             following: None,
             sessions: Sessions::default(),
             holds: Holds::default(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            blocked: BTreeSet::new(),
             upkeep_at: now.boot,
             stopping: false,
             halted: None,
