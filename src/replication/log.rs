@@ -293,7 +293,7 @@ impl Log {
                 let keep = (to.0 - block.first.0 + 1) as u32;
                 let body = block.body();
                 let kept = entries(&body, block.first, block.count).expect("blocks are checked on the way in");
-                let bytes = kept[..keep as usize].iter().map(|e| ENTRY_HEAD_BYTES + e.mutations.len()).sum();
+                let bytes: usize = kept[..keep as usize].iter().map(|e| ENTRY_HEAD_BYTES + e.mutations.len()).sum();
                 self.push(Block::new(block.epoch, block.first, keep, vec![body.slice(..bytes)]));
             }
         }
