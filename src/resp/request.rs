@@ -600,7 +600,7 @@ mod tests {
         let many = command(&[&b"x"[..]; ARGS_MAX_BEFORE_AUTH + 1]);
         let long = command(&[&vec![b'x'; BULK_BYTES_MAX_BEFORE_AUTH + 1]]);
         let fitting = command(&[&vec![b'x'; BULK_BYTES_MAX_BEFORE_AUTH][..]; ARGS_MAX_BEFORE_AUTH]);
-        let mut fresh = |stream: &[u8]| {
+        let fresh = |stream: &[u8]| {
             let mut parser = Parser::new();
             parser.set_trusted(false);
             run(&mut parser, stream, usize::MAX).1
