@@ -3,7 +3,8 @@
 //! Back of the envelope: the command is 144 bytes of which 25 are structure. Branches are predicted; what remains is one chain,
 //! because each argument's place depends on the length before it: load, up to three digits, add, thrice: ~35 cycles, so 10-15 ns
 //! at 3 GHz plus under 10 ns per call, whatever the value's length. No allocation (the batch is reused). A bulk reply is its head
-//! (~5 ns) and one copy. For scale: redis-protocol's `decode_range` takes 87 ns for this command where we take 11.
+//! (~5 ns) and one copy. For scale: in one run, 12 ns per command at depth 16 against 98 ns of
+//! redis-protocol's `decode_range`.
 //! 50,000 arguments of 16 bytes in 16 KiB pieces: the same ~5 ns per argument, 0.3 ms, whatever the size of the pieces.
 //!
 //! Run: `cargo bench --bench decode`, on a quiet machine (on a loaded one criterion's wall clock is worthless).

@@ -701,6 +701,19 @@ mod tests {
     }
 
     #[test]
+    fn whole_commands_leave_no_buffer_in_the_parser_and_reuse_the_batch() {
+        let stream = command(&[b"SET", b"key", &[b'v'; 100]]).repeat(64);
+        let (mut parser, mut batch) = (Parser::new(), Batch::new());
+        parser.advance(&stream, &mut batch).unwrap();
+        let (memory, at) = (batch.memory(), batch.spans.as_ptr());
+        for _ in 0..10 {
+            batch.clear();
+            assert_eq!(parser.advance(&stream, &mut batch).unwrap().consumed, stream.len());
+            assert_eq!((batch.memory(), batch.spans.as_ptr(), parser.memory()), (memory, at, 0));
+        }
+    }
+
+    #[test]
     fn announced_counts_reserve_nothing() {
         let (mut parser, mut batch) = (Parser::new(), Batch::new());
         parser.advance(b"*1048576\r\n$536870912\r\n", &mut batch).unwrap();
