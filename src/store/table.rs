@@ -147,7 +147,7 @@ impl Table {
 
     #[inline]
     fn home(&self, h: KeyHash) -> usize {
-        ((h.0 >> 8 & 0xffff_ffff) * self.groups.len() as u64 >> 32) as usize
+        (((h.0 >> 8 & 0xffff_ffff) * self.groups.len() as u64) >> 32) as usize
     }
 
     #[inline]
