@@ -613,6 +613,21 @@ async fn with_auth_only_that_user_reads_what_the_cluster_wrote() {
 }
 
 #[tokio::test]
+async fn a_chroot_that_exists_is_enough_where_the_rest_is_read_only() {
+    let Some(server) = Server::start() else { return };
+    let mut service = Service::ZooKeeper(server);
+    let admin = raw_client(&mut service, LONG_SESSION).await;
+    let open = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+    admin.create("/shop", b"", &open).await.unwrap();
+    admin.set_acl("/", &zk::Acls::anyone_read(), None).await.unwrap();
+    let mut node = connect_to(format!("{}/shop", server_of(&mut service).address()), LONG_SESSION, None);
+    node.submit(bootstrap("n1", 1));
+    assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0));
+    assert!(admin.check_stat("/shop/c1/groups/0/state").await.unwrap().is_some());
+    assert!(admin.check_stat("/datakeeper").await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn an_unreachable_zookeeper_is_reported_once_and_found_when_it_comes() {
     let Some(mut server) = Server::start() else { return };
     server.kill();

@@ -9,8 +9,8 @@
 //!   the client crate, and an election must not. Requests of the node go first, the node's own name next, changed parts last,
 //!   and a changed part costs at most two round trips before the next request is looked at.
 //! * It runs on a thread and a runtime of its own, so that a busy data path never delays it, and it never delays that.
-//! * A request stays in front until its answer is known, across disconnections and sessions: [`requests`].
-//! * Sessions are rebuilt for ever, with back-off; a session that lost contact for [`PATIENCE`] is given up early, because the
+//! * A request stays in front until its answer is known, across disconnections and sessions (`requests.rs`).
+//! * Sessions are rebuilt for ever, with back-off; a session that lost contact for `PATIENCE` is given up early, because the
 //!   crate's own reconnection backs off without a cap. What it had queued may still land later: every write here is conditional on a
 //!   version, so that cannot do harm, and it is resolved by reading.
 //!
