@@ -309,6 +309,9 @@ impl Keeper {
                 let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
                 fx.push(Notice::info(text));
             }
+            let f = self.following.as_ref().expect("from_leader looked");
+            self.acked = self.acked.max(head.acked.min(f.matched));
+            self.apply_acked(now, fx);
         }
         self.ack_due(link, fx);
         Ok(())

@@ -455,7 +455,8 @@ impl Keeper {
                     return (LinkPoll::Gone, sent);
                 }
             } else {
-                let beat = now.boot.ms_since(stream.sent_at) >= self.shared.heartbeat_ms;
+                // Half a period: the timer that brought us here does not know what was sent in between.
+                let beat = now.boot.ms_since(stream.sent_at) * 2 >= self.shared.heartbeat_ms;
                 if beat || stream.acked_sent < self.acked {
                     stream.parts = Some(self.heartbeat(stream));
                     continue;
