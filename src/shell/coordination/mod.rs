@@ -22,6 +22,7 @@ use crate::cluster::coordinator::{CoordEvent, CoordRequest};
 pub mod claim;
 pub mod in_process;
 pub mod model;
+pub mod zookeeper;
 
 /// Where a coordinator's events go. Not bounded: a node causes a handful of events per fault, and none in steady state.
 /// Events sent after the receiver is gone vanish.
