@@ -42,3 +42,17 @@ pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
 const _: () = assert!(BIG_BULK_BYTES <= FRAME_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= BULK_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX > COMMAND_BYTES_MAX);
+/// A member whose connection closed has this long to return before it is taken out of the in-sync set, ms.
+pub const RETURN_MS: u64 = 20;
+/// A member whose oldest unacknowledged entry was sent this long ago is slow and is taken out, ms.
+pub const SLOW_MS: u64 = 1_000;
+/// Added to the promise before a leader that lost most of its members takes them all out (the bigger side wins the race), ms.
+pub const MOST_LOST_EXTRA_MS: u64 = 200;
+/// Candidates stand this far apart, by rank, ms.
+pub const RANK_STEP_MS: u64 = 40;
+/// A learner that lags by more bytes than this is not taken in.
+pub const LEARNER_LAG_BYTES: usize = 1 << 20;
+/// Unacknowledged log beyond this many bytes makes the leader hold further commands, so that its memory stays bounded.
+pub const UNACKED_BYTES_MAX: usize = 64 << 20;
+/// Bytes of log applied in one hold of the lock.
+pub const APPLY_BYTES_PER_TURN: usize = 1 << 20;

@@ -7,3 +7,4 @@ pub mod clock;
 pub mod ids;
 pub mod jitter;
 pub mod limits;
+pub mod segments;

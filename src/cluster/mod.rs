@@ -8,3 +8,4 @@ pub mod coordinator;
 pub mod registration;
 pub mod role;
 pub mod state;
+pub mod status;

@@ -1,1 +1,372 @@
 //! Floor 4: the Keeper, one plain state machine behind one lock.
+//!
+//! Everything that decides is here: store, log, role, sessions, held replies. It is driven by [`Keeper::handle`] with one event
+//! at a time, by [`Keeper::execute`] with a client's batch and by [`Keeper::poll_link`] with a writer's question; it reads no
+//! clock and does no I/O: [`Now`] comes in with every call, [`Effect`]s go out, and the shell performs them after the lock is
+//! released. The simulator drives the same code.
+//!
+//! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
+//! (joining, applying, full resync), `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
+//! wait), `session` (one per connection), `notice` (what the log is told), `report` (what operators are told).
+
+mod admission;
+mod config;
+mod coordination;
+mod execute;
+mod following;
+mod hold;
+mod leading;
+mod links;
+mod notice;
+mod report;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::clock::{Boot, Now, Wall};
+use crate::base::ids::{ConnId, CopyId, DatasetId, Epoch, LinkId, Offset, Position};
+use crate::base::jitter::Jitter;
+use crate::base::segments::Segments;
+use crate::cluster::config::ClusterConfig;
+use crate::cluster::coordinator::{CoordEvent, CoordRequest};
+use crate::cluster::registration::NodeRead;
+use crate::cluster::role::Role;
+use crate::cluster::state::{ClusterState, Member};
+use crate::replication::log::Log;
+use crate::replication::pulse::PulseCell;
+use crate::replication::snapshot::Intake;
+use crate::store::Store;
+
+pub use config::{Acks, KeeperConfig, ReadMode};
+pub use execute::{Executed, Next};
+pub use links::LinkPoll;
+pub use notice::{Level, Notice};
+
+use coordination::Pending;
+use following::Following;
+use hold::Holds;
+use leading::Leading;
+use links::Link;
+use session::Sessions;
+
+/// What happened, as the shell reports it.
+#[derive(Debug)]
+pub enum Event {
+    /// A deadline passed; see [`Keeper::next_deadline`].
+    Tick,
+    /// The coordination service spoke.
+    Coord(CoordEvent),
+    /// A connection that [`Effect::Dial`] asked for is up; `nonce` is from the operating system.
+    LinkUp {
+        /// Which.
+        link: LinkId,
+        /// For the handshake.
+        nonce: [u8; 16],
+    },
+    /// A whole frame arrived, without its length prefix.
+    LinkFrame {
+        /// On which link.
+        link: LinkId,
+        /// Its bytes.
+        frame: Bytes,
+    },
+    /// A link broke, or could not be made.
+    LinkDown {
+        /// Which.
+        link: LinkId,
+        /// For the log.
+        reason: String,
+    },
+    /// The process is asked to end.
+    Stop,
+}
+
+/// What the shell shall do; carried out in order, after the lock is released.
+#[derive(Debug)]
+pub enum Effect {
+    /// Connect, send [`crate::replication::wire::link_open`], then report `LinkUp`; or report `LinkDown`.
+    Dial {
+        /// Number of the new link.
+        link: LinkId,
+        /// `host:port`.
+        addr: String,
+    },
+    /// The link has bytes to send. Not repeated until it was polled.
+    WakeLink(LinkId),
+    /// Send what [`Keeper::poll_link`] still gives, then close. No `LinkDown` follows.
+    Hangup(LinkId),
+    /// Keep one pulse connection to the leader there, in place of the former.
+    PulseTo {
+        /// `host:port`.
+        addr: String,
+        /// To be shown in the first frame.
+        token: u128,
+    },
+    /// Close the pulse connection.
+    PulseStop,
+    /// Ask the coordination service.
+    Coord(CoordRequest),
+    /// Replies of this connection held under numbers up to `seq` may leave.
+    Release {
+        /// Which connection.
+        conn: ConnId,
+        /// Up to which number.
+        seq: u64,
+    },
+    /// A connection that was told to wait shall call `execute` with the rest of its batch.
+    Resume(ConnId),
+    /// Close one client at once; what was not sent is dropped.
+    CloseClient(ConnId),
+    /// Close all clients at once: this node was deposed.
+    CloseClients,
+    /// The process cannot go on: message, exit code 1.
+    Exit {
+        /// For the operator.
+        reason: String,
+    },
+    /// For the log.
+    Notice(Notice),
+}
+
+/// The effects of a call, in order.
+pub type Effects = Vec<Effect>;
+
+/// `/state` as last read, or as written by this node.
+#[derive(Clone, Debug)]
+struct Known {
+    state: ClusterState,
+    version: i32,
+}
+
+/// See the module.
+pub struct Keeper {
+    config: KeeperConfig,
+    rng: Jitter,
+    pulse: Arc<PulseCell>,
+    /// Settings of the cluster: the file's until `/config` was read.
+    shared: ClusterConfig,
+
+    store: Store,
+    log: Log,
+    /// Last entry whose effects are in the store.
+    applied: Offset,
+    /// Highest offset that every member of the in-sync set has confirmed, as far as this node knows: replies up to here may
+    /// leave, replicas apply up to here. Moves only forward while the dataset stays. Invariant: a node that is not a ready
+    /// leader has `applied <= acked`, except for `executed_floor` of a deposed one.
+    acked: Offset,
+    /// The clock that decides what has expired: the leader's own, never running back; at a replica the last one received with
+    /// everything before it applied.
+    clock: Wall,
+    /// What has arrived of a snapshot, until `applied` has passed its `as_of`.
+    intake: Option<Intake>,
+    /// A deposed leader serves nothing before the new one has confirmed what it had executed.
+    executed_floor: Offset,
+    touched: Touched,
+    scratch: Segments,
+
+    me: Member,
+    dataset: Option<DatasetId>,
+    /// Copy and `empty` flag that the directory holds for this node, once confirmed.
+    registered: Option<(CopyId, bool)>,
+
+    role: Role,
+    /// Highest epoch seen anywhere that `/state` confirmed.
+    highest: Epoch,
+    known: Option<Known>,
+    /// Identity of the `/state` znode; 0 until seen.
+    incarnation: i64,
+    /// Confirmed reads in a row that showed `/state` older than known.
+    rollbacks_seen: u32,
+    nodes: Vec<NodeRead>,
+    coordinator_up: bool,
+    pending: Option<Pending>,
+    /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
+    wipe_due: Option<Boot>,
+    wipe_confirming: bool,
+
+    links: BTreeMap<LinkId, Link>,
+    next_link: u64,
+    leading: Option<Leading>,
+    following: Option<Following>,
+
+    sessions: Sessions,
+    holds: Holds,
+    /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
+    waiting: BTreeMap<ConnId, Boot>,
+    /// Those of them that count acknowledgements.
+    blocked: BTreeSet<ConnId>,
+    upkeep_at: Boot,
+    stopping: bool,
+    halted: Option<String>,
+    stats: report::Stats,
+}
+
+/// Offset of the last entry that touched any key with these hash bits: what a read of such a key has to wait for.
+struct Touched {
+    at: Box<[Offset; Touched::SLOTS]>,
+    /// Last entry that touched every key.
+    all: Offset,
+}
+
+impl Touched {
+    const SLOTS: usize = 4_096;
+
+    fn new() -> Touched {
+        Touched { at: Box::new([Offset::ZERO; Touched::SLOTS]), all: Offset::ZERO }
+    }
+
+    fn slot(hash: u64) -> usize {
+        (hash >> 20) as usize % Touched::SLOTS
+    }
+
+    fn set(&mut self, hash: u64, offset: Offset) {
+        self.at[Touched::slot(hash)] = offset;
+    }
+
+    fn of(&self, hash: u64) -> Offset {
+        self.at[Touched::slot(hash)].max(self.all)
+    }
+}
+
+impl Keeper {
+    /// A Keeper that holds nothing and has not spoken to anybody; `seed` is the only source of its random choices.
+    #[must_use]
+    pub fn new(config: KeeperConfig, seed: u64, now: Now, pulse: Arc<PulseCell>) -> Keeper {
+        let mut rng = Jitter::new(seed);
+        let me = Member { id: config.node.clone(), copy: CopyId(rng.next_u128()) };
+        let shared = config.shared.clone();
+        {
+            let mut pulse = pulse.lock();
+            pulse.set_copy(me.copy);
+            pulse.set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
+        }
+        Keeper {
+            store: Store::new(config.hash_key),
+            log: Log::new(Position::default()),
+            applied: Offset::ZERO,
+            acked: Offset::ZERO,
+            clock: Wall(0),
+            intake: None,
+            executed_floor: Offset::ZERO,
+            touched: Touched::new(),
+            scratch: Segments::new(),
+            me,
+            dataset: None,
+            registered: None,
+            role: Role::Starting,
+            highest: Epoch(0),
+            known: None,
+            incarnation: 0,
+            rollbacks_seen: 0,
+            nodes: Vec::new(),
+            coordinator_up: false,
+            pending: None,
+            wipe_due: None,
+            wipe_confirming: false,
+            links: BTreeMap::new(),
+            next_link: 1,
+            leading: None,
+            following: None,
+            sessions: Sessions::default(),
+            holds: Holds::default(),
+            waiting: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            upkeep_at: now.boot,
+            stopping: false,
+            halted: None,
+            stats: report::Stats::new(now),
+            config,
+            rng,
+            pulse,
+            shared,
+        }
+    }
+
+    /// The first requests: register this copy, then read `/state`.
+    pub fn start(&mut self, _now: Now, fx: &mut Effects) {
+        self.register(fx);
+        fx.push(Effect::Coord(CoordRequest::Confirm));
+    }
+
+    /// What this node is at the moment.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, now: Now, event: Event, fx: &mut Effects) {
+        match event {
+            Event::Tick => {}
+            Event::Coord(event) => self.on_coordinator(now, event, fx),
+            Event::LinkUp { link, nonce } => self.on_link_up(link, nonce),
+            Event::LinkFrame { link, frame } => self.on_frame(now, link, &frame, fx),
+            Event::LinkDown { link, reason } => self.on_link_down(now, link, &reason, fx),
+            Event::Stop => self.stop(fx),
+        }
+        self.upkeep(now, fx);
+    }
+
+    /// What time alone brings about; cheap when nothing is due.
+    fn upkeep(&mut self, now: Now, fx: &mut Effects) {
+        self.apply_acked(now, fx);
+        self.advance(now, fx);
+        self.manage_members(now, fx);
+        self.keep_following(now, fx);
+        self.stand_if_due(now, fx);
+        self.keep_wiping(now, fx);
+        self.expire_waits(now, fx);
+        if now.boot >= self.upkeep_at {
+            self.sweep(now, fx);
+        }
+        self.settle_role(fx);
+    }
+
+    /// When [`Event::Tick`] has to be sent next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Boot {
+        let mut at = self.upkeep_at;
+        if self.apply_is_due() {
+            return Boot(0);
+        }
+        if let Some(leading) = &self.leading {
+            at = at.min(leading.next_deadline(self.shared.heartbeat_ms));
+        }
+        if let Some(following) = &self.following {
+            at = at.min(following.retry_at);
+        }
+        if let Some(due) = self.wipe_due.filter(|_| !self.wipe_confirming) {
+            at = at.min(due);
+        }
+        if let Some(due) = self.stand_at() {
+            at = at.min(due);
+        }
+        if let Some(due) = self.wait_deadline() {
+            at = at.min(due);
+        }
+        at
+    }
+
+    /// Slices of background work: expiry, freeing, the log's backlog.
+    fn sweep(&mut self, now: Now, fx: &mut Effects) {
+        let more = self.store.sweep(256);
+        if self.role == Role::Leader {
+            self.expire_due(now, fx);
+        }
+        let floor = self.acked.min(self.applied);
+        self.log.trim(self.config.backlog_bytes, floor);
+        let pause_ms = if more { 1 } else { 100 };
+        self.upkeep_at = now.boot.plus_ms(pause_ms);
+    }
+
+    /// The process ends: clients are told nothing, other nodes notice at once because the connections close.
+    fn stop(&mut self, fx: &mut Effects) {
+        self.stopping = true;
+        self.waiting.clear();
+        fx.push(Effect::CloseClients);
+        fx.extend(self.links.keys().map(|link| Effect::Hangup(*link)));
+    }
+}

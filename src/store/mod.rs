@@ -1,1 +1,183 @@
 //! Floor 1: the keyspace and the mutations that are its only way in.
+//!
+//! ```text
+//! Mutation ──apply──► Store ──► keyspace: directory → segment ──► table: group of tags → pointer ──► entry: header, key, value
+//!                       │
+//!    reads: get · scan · due · chunk            work put off: sweep
+//! ```
+//! [`Store::apply`] is the sole writer, on the leader and on replicas alike, so equal mutations make equal stores. Times and the hash
+//! key come from outside; expired keys are data like others here: who may not see them is decided above, and only the leader
+//! removes them, by a logged mutation.
+//!
+//! Not here: commands, limits on memory, eviction. `unsafe` is confined to [`entry`].
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+mod entry;
+mod expiry;
+mod keyspace;
+mod mutation;
+mod scan;
+mod size_class;
+mod snapshot;
+mod table;
+
+pub use entry::{Entry, INLINE_BYTES_MAX, Value};
+pub use mutation::{Event, Mutation, MutationError, ValueRef, mutations};
+pub use snapshot::Chunk;
+
+use crate::base::ids::HashKey;
+use entry::{EntryBox, Splice};
+use expiry::Rover;
+use keyspace::Keyspace;
+
+/// SipHash-1-3 of a key under the dataset's secret. Numeric order is the order of segments, hence of SCAN and of snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyHash(pub u64);
+
+/// All keys of one group.
+pub struct Store {
+    hash_key: HashKey,
+    space: Keyspace,
+    /// Where active expiry goes on.
+    rover: Rover,
+}
+
+impl Store {
+    /// An empty store whose order of keys belongs to `hash_key`.
+    #[must_use]
+    pub fn new(hash_key: HashKey) -> Store {
+        Store { hash_key, space: Keyspace::new(&hash_key.0), rover: Rover::default() }
+    }
+
+    /// The secret of the hash, for the learners of this dataset.
+    #[must_use]
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// Hash of a key, to be computed once per command.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        self.space.hash(key)
+    }
+
+    /// Pass 1a of a batch: starts loading the group of slots where the key would be.
+    #[inline]
+    pub fn touch(&self, h: KeyHash) {
+        self.space.table(h).touch(h);
+    }
+
+    /// Pass 1b: starts loading the first two cache lines of the entry that probably is the key's.
+    #[inline]
+    pub fn touch_entry(&self, h: KeyHash) {
+        self.space.table(h).touch_entry(h);
+    }
+
+    /// The key as it is, also if its expiry has passed.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, h: KeyHash, key: &[u8]) -> Option<Entry<'_>> {
+        let table = self.space.table(h);
+        table.find(h, key).map(|place| table.get(place).as_entry())
+    }
+
+    /// Applies one mutation, [`Store::apply_hashed`] with the hash computed here.
+    pub fn apply(&mut self, m: &Mutation<'_>) {
+        let h = m.key().map_or(KeyHash(0), |key| self.hash(key));
+        self.apply_hashed(h, m);
+    }
+
+    /// Applies one mutation to the key of hash `h` (any, for Clear). The only writer. A splice that contradicts itself, which the decoder
+    /// would have refused, changes nothing.
+    pub fn apply_hashed(&mut self, h: KeyHash, m: &Mutation<'_>) {
+        debug_assert!(
+            m.key().is_none_or(|key| self.hash(key) == h),
+            "a mutation applied under the hash of another key"
+        );
+        match m {
+            Mutation::Put { key, value, expiry, event: _ } => match self.space.find(h, key) {
+                Some(place) => self.space.update(h, place, |entry| entry.put(value.clone(), *expiry)),
+                None => self.space.insert(h, EntryBox::new(key, value.clone(), *expiry)),
+            },
+            Mutation::Delete { key, event: _ } => {
+                if let Some(place) = self.space.find(h, key) {
+                    self.space.remove(h, place);
+                }
+            }
+            Mutation::SetExpiry { key, expiry, event: _ } => {
+                if let Some(place) = self.space.find(h, key) {
+                    self.space.update(h, place, |entry| entry.set_expiry(*expiry));
+                }
+            }
+            Mutation::Clear => self.clear_below(None),
+            Mutation::Splice { key, at, bytes, length_after, event: _ } => {
+                let Some(splice) = Splice::new(*at, bytes, *length_after) else { return };
+                match self.space.find(h, key) {
+                    Some(place) => self.space.update(h, place, |entry| entry.splice(splice)),
+                    None => self.space.insert(h, EntryBox::spliced(key, splice)),
+                }
+            }
+        }
+    }
+
+    /// Keys, expired ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.space.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keys with an expiry.
+    #[must_use]
+    pub fn expires(&self) -> usize {
+        self.space.expires()
+    }
+
+    /// Bytes of all allocations, by size class: entries, values of their own, tables, directory; what [`Store::sweep`] has yet to free
+    /// included.
+    #[must_use]
+    pub fn used_memory(&self) -> usize {
+        self.space.memory()
+    }
+
+    /// How often a segment grew beyond its size because its keys would not separate. Not 0: the hash key is known to an attacker, or
+    /// the hash is broken; someone should look.
+    #[must_use]
+    pub fn segments_overgrown(&self) -> u64 {
+        self.space.overgrown()
+    }
+
+    /// Drops the keys with a hash below `upto`, or all: O(segments) now, the rest in [`Store::sweep`].
+    pub fn clear_below(&mut self, upto: Option<u64>) {
+        match upto {
+            None => {
+                self.space.clear();
+                self.rover = Rover::default();
+            }
+            Some(upto) => self.space.clear_below(upto),
+        }
+    }
+
+    /// Frees what was dropped and makes sparse segments smaller: about `work` entries' worth, 100 to 200 ns each. Returns whether
+    /// more is left.
+    pub fn sweep(&mut self, work: usize) -> bool {
+        self.space.sweep(work)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("len", &self.len())
+            .field("used_memory", &self.used_memory())
+            .finish_non_exhaustive()
+    }
+}

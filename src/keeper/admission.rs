@@ -1,0 +1,158 @@
+//! Admission: may this node, in its role and with its lease, execute a command now; if not, what does the client hear.
+//!
+//! Every refusal here means *not executed*. What an election or a lease may still change is not refused but waits, up to
+//! [`HOLD_MS`].
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::ConnId;
+use crate::base::limits::{HOLD_MS, UNACKED_BYTES_MAX};
+use crate::cluster::role::Role;
+use crate::replication::in_sync::may_commit;
+
+use super::{Effect, Effects, Keeper};
+
+/// Why a command is not executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Nothing is known yet, or the leader is not ready.
+    Loading,
+    /// No confirmed leader.
+    NoLeader,
+    /// Stopped for an operator.
+    Halted,
+    /// The leader is not sure that it still leads.
+    NoLease,
+    /// The in-sync set is too small.
+    TooFew,
+    /// Too much waits for acknowledgement.
+    Backlog,
+}
+
+impl Refusal {
+    /// The error line, without the leading `-`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Refusal::Loading => "LOADING Redis is loading the dataset in memory",
+            Refusal::NoLeader => "CLUSTERDOWN The cluster is down: no leader is confirmed",
+            Refusal::Halted => "CLUSTERDOWN This node is halted and waits for an operator; see its log",
+            Refusal::NoLease => "TRYAGAIN The leader cannot confirm its lease",
+            Refusal::TooFew => "NOREPLICAS Not enough good replicas to write.",
+            Refusal::Backlog => "TRYAGAIN Too many writes wait for the replicas",
+        }
+    }
+}
+
+/// What happens to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// It is executed.
+    Serve,
+    /// The client is sent to the leader.
+    Moved,
+    /// It waits; when that has lasted too long, it is refused.
+    Wait(Refusal),
+    /// It is refused at once.
+    Refuse(Refusal),
+}
+
+/// The gates of one batch: nothing that decides them changes while the lock is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gates {
+    pub read: Gate,
+    pub write: Gate,
+}
+
+impl Keeper {
+    pub(super) fn gates(&self, now: Now) -> Gates {
+        let both = |gate| Gates { read: gate, write: gate };
+        match self.role {
+            Role::Starting => both(Gate::Refuse(Refusal::Loading)),
+            Role::Halted => both(Gate::Refuse(Refusal::Halted)),
+            Role::Leading | Role::Resigning => both(Gate::Wait(Refusal::Loading)),
+            Role::SteppingDown => both(Gate::Wait(Refusal::NoLeader)),
+            Role::Leader => self.leader_gates(now),
+            Role::Candidate | Role::Joining | Role::Syncing | Role::Replica => {
+                let write = if self.leader_is_confirmed(now) { Gate::Moved } else { Gate::Wait(Refusal::NoLeader) };
+                let may_read = self.role != Role::Joining && self.follower_may_read();
+                Gates { read: if may_read { Gate::Serve } else { write }, write }
+            }
+        }
+    }
+
+    fn leader_gates(&self, now: Now) -> Gates {
+        let state = &self.known.as_ref().expect("a leader knows the state").state;
+        let enough = may_commit(state, self.pending.as_ref().map(|p| &p.want));
+        let write = if !enough {
+            Gate::Refuse(Refusal::TooFew)
+        } else if self.log.bytes_after(self.acked) > UNACKED_BYTES_MAX {
+            Gate::Wait(Refusal::Backlog)
+        } else {
+            Gate::Serve
+        };
+        Gates { read: if self.holds_lease(now) { Gate::Serve } else { Gate::Wait(Refusal::NoLease) }, write }
+    }
+
+    /// Whether this follower has heard its leader so lately that clients can be sent there.
+    pub(super) fn leader_is_confirmed(&self, now: Now) -> bool {
+        self.following.as_ref().is_some_and(|f| f.accepted && now.boot.ms_since(f.heard) < self.shared.promise_ms)
+    }
+
+    /// Where clients reach the leader, if one is known and it is not this node.
+    pub(super) fn leader_client_addr(&self) -> Option<&str> {
+        let leader = self.known_leader()?;
+        self.nodes.iter().find(|n| n.registration.id == leader.id).map(|n| n.registration.client_addr.as_str())
+    }
+
+    /// Lets `conn` wait until something changes; `false` once it has waited for [`HOLD_MS`].
+    pub(super) fn may_wait(&mut self, now: Now, conn: ConnId, wait_until: &mut Option<Boot>) -> bool {
+        let until = *wait_until.get_or_insert(now.boot.plus_ms(HOLD_MS));
+        if now.boot >= until {
+            return false;
+        }
+        self.waiting.insert(conn, until);
+        true
+    }
+
+    /// Something changed that waiting commands may have waited for: each is tried again.
+    pub(super) fn resume_waiting(&mut self, fx: &mut Effects) {
+        fx.extend(std::mem::take(&mut self.waiting).into_keys().map(Effect::Resume));
+    }
+
+    /// Acknowledgements moved: commands that count them are tried again.
+    pub(super) fn resume_blocked(&mut self, fx: &mut Effects) {
+        if !self.blocked.is_empty() {
+            for conn in std::mem::take(&mut self.blocked) {
+                if self.waiting.remove(&conn).is_some() {
+                    fx.push(Effect::Resume(conn));
+                }
+            }
+        }
+    }
+
+    /// When a wait ends next.
+    pub(super) fn wait_deadline(&self) -> Option<Boot> {
+        let held = self.holds.oldest().map(|since| since.plus_ms(HOLD_MS));
+        let held = held.map(|at| at.max(self.leading.as_ref().map_or(Boot(0), |l| l.progress.plus_ms(HOLD_MS))));
+        self.waiting.values().min().copied().into_iter().chain(held).min()
+    }
+
+    /// Ends the waits that have lasted too long: waiting commands are tried a last time, and connections with replies whose
+    /// writes were not acknowledged in time, while nothing moved, are closed: the outcome is unknown.
+    pub(super) fn expire_waits(&mut self, now: Now, fx: &mut Effects) {
+        if self.wait_deadline().is_none_or(|at| now.boot < at) {
+            return;
+        }
+        self.waiting.retain(|conn, until| {
+            let over = now.boot >= *until;
+            if over {
+                fx.push(Effect::Resume(*conn));
+            }
+            !over
+        });
+        let stuck = self.leading.as_ref().is_none_or(|l| now.boot >= l.progress.plus_ms(HOLD_MS));
+        if stuck && now.boot.0 > HOLD_MS * 1_000_000 {
+            let late = self.holds.take_older(Boot(now.boot.0 - HOLD_MS * 1_000_000 + 1));
+            fx.extend(late.into_iter().map(Effect::CloseClient));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a Keeper is told at its making.
+
+use crate::base::clock::Wall;
+use crate::base::ids::{HashKey, NodeId};
+use crate::cluster::config::ClusterConfig;
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// Once every member of the in-sync set holds it.
+    InSync,
+    /// At once, as Redis does: a failover may lose it.
+    Leader,
+}
+
+/// What a read at the leader rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// A lease from every member of the in-sync set.
+    Lease,
+    /// Nothing: a deposed leader may answer with old data until it notices.
+    Local,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct KeeperConfig {
+    /// Name of this node, unique in the cluster.
+    pub node: NodeId,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// `host:port` for clients, as redirects spell it.
+    pub client_addr: String,
+    /// `host:port` for replication links.
+    pub repl_addr: String,
+    /// Order among nodes when nothing else decides.
+    pub rank: u32,
+    /// Start of the process.
+    pub started: Wall,
+    /// Settings to bring to a new cluster, and to use until `/config` was read.
+    pub shared: ClusterConfig,
+    /// When writes are answered.
+    pub acks: Acks,
+    /// What reads rest on.
+    pub read_mode: ReadMode,
+    /// Log kept for partial resync, in bytes.
+    pub backlog_bytes: usize,
+    /// Whether this node may found a cluster.
+    pub bootstrap: bool,
+    /// Shared secret of the replication links.
+    pub secret: Option<Vec<u8>>,
+    /// Password that clients must show.
+    pub password: Option<Vec<u8>>,
+    /// Hash key of a dataset that this node founds; from the operating system.
+    pub hash_key: HashKey,
+    /// Bytes of one snapshot chunk.
+    pub chunk_bytes: usize,
+    /// Bytes that the store may take; 0 for no limit.
+    pub max_memory: usize,
+    /// Parameters that `CONFIG GET` shows beyond the Keeper's own: name and value.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl KeeperConfig {
+    /// The defaults for a node of that name.
+    #[must_use]
+    pub fn new(node: NodeId, cluster: &str) -> KeeperConfig {
+        KeeperConfig {
+            node,
+            cluster: cluster.to_string(),
+            client_addr: "127.0.0.1:6379".to_string(),
+            repl_addr: "127.0.0.1:16379".to_string(),
+            rank: 0,
+            started: Wall(0),
+            shared: ClusterConfig::default(),
+            acks: Acks::InSync,
+            read_mode: ReadMode::Lease,
+            backlog_bytes: 64 << 20,
+            bootstrap: true,
+            secret: None,
+            password: None,
+            hash_key: HashKey([0; 16]),
+            chunk_bytes: 128 << 10,
+            max_memory: 0,
+            parameters: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! What the coordination service says, and what this node asks of it: registration, bootstrap, elections, giving a copy up.
+//!
+//! Rules R2 (membership only by compare-and-set, one unresolved at a time, across roles), R4 (freeze before standing), R5 (only
+//! a copy in the set stands), R6, R10 (new copy id before data is thrown away), R11 (candidates stand by rank, after a full
+//! promise).
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, Offset, Position};
+use crate::base::limits::{HOLD_MS, RANK_STEP_MS};
+use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
+use crate::cluster::registration::Registration;
+use crate::cluster::role::Role;
+use crate::cluster::state::{Change, ClusterState, Member, Why};
+use crate::replication::log::Log;
+use crate::store::Store;
+
+use super::{Effect, Effects, Keeper, Known, Notice};
+
+/// A compare-and-set whose outcome is not known yet.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    /// What was asked for.
+    pub want: ClusterState,
+    /// Whether winning it makes this node the leader.
+    pub leads: bool,
+}
+
+impl Keeper {
+    pub(super) fn on_coordinator(&mut self, now: Now, event: CoordEvent, fx: &mut Effects) {
+        match event {
+            CoordEvent::SessionUp => self.coordinator_up = true,
+            CoordEvent::SessionDown { reason } => {
+                self.coordinator_up = false;
+                fx.push(Notice::warn(format!("no contact to the coordination service: {reason}")));
+            }
+            CoordEvent::Registered { copy, empty } => {
+                self.registered = Some((copy, empty));
+                self.on_registered(fx);
+                self.found_if_absent(now, fx);
+            }
+            CoordEvent::DuplicateNode { holder } => fx.push(Effect::Exit {
+                reason: format!("node name {} is taken in cluster {}: {holder}", self.me.id, self.config.cluster),
+            }),
+            CoordEvent::State(read) => self.on_state(now, read, fx),
+            CoordEvent::Unreadable { reason } => {
+                fx.push(Notice::error(format!("coordination data is not usable: {reason}")));
+            }
+            CoordEvent::Nodes { nodes, confirmed } => {
+                self.nodes = nodes;
+                if self.known.is_none() && (confirmed || self.role == Role::Joining) {
+                    self.found_if_absent(now, fx);
+                }
+            }
+            CoordEvent::Config(shared) => {
+                if shared != self.shared {
+                    fx.push(Notice::info(format!("cluster settings in force: {shared:?}")));
+                    self.pulse.lock().set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
+                    self.shared = shared;
+                }
+            }
+            CoordEvent::Resolved { id, outcome } => self.on_resolved(now, id, outcome, fx),
+        }
+    }
+
+    /// Asks for this node's directory entry to say what it holds now.
+    pub(super) fn register(&mut self, fx: &mut Effects) {
+        fx.push(Effect::Coord(CoordRequest::Register(Registration {
+            id: self.me.id.clone(),
+            copy: self.me.copy,
+            client_addr: self.config.client_addr.clone(),
+            repl_addr: self.config.repl_addr.clone(),
+            rank: self.config.rank,
+            dataset: self.dataset,
+            empty: self.dataset.is_none(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            started_ms: self.config.started.0,
+        })));
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered == Some((self.me.copy, self.dataset.is_none()))
+    }
+
+    pub(super) fn change(&mut self, now: Now, why: Why) -> Change {
+        Change { id: ChangeId(self.rng.next_u128()), by: self.me.id.clone(), why, at_ms: now.wall.0 }
+    }
+
+    /// Issues a compare-and-set on the state that is known. Rule R2: only one at a time.
+    pub(super) fn cas(&mut self, want: ClusterState, leads: bool, fx: &mut Effects) {
+        assert!(self.pending.is_none(), "one unresolved compare-and-set per process");
+        let expect = self.known.as_ref().expect("a change is made to a known state").version;
+        self.pending = Some(Pending { want: want.clone(), leads });
+        fx.push(Effect::Coord(CoordRequest::Cas { expect, want, nodes: Vec::new() }));
+    }
+
+    /// Bootstrap: `/state` is absent, this node holds nothing, and no live node says that it does.
+    fn found_if_absent(&mut self, now: Now, fx: &mut Effects) {
+        let someone_holds = self.nodes.iter().any(|n| n.live.is_some() && !n.registration.empty);
+        let absent = self.known.is_none() && self.role == Role::Joining && self.incarnation == 0;
+        if !absent || self.pending.is_some() || self.dataset.is_some() || !self.is_registered() || self.stopping {
+            return;
+        }
+        if !self.config.bootstrap || someone_holds {
+            let why = if someone_holds { "a live node holds data" } else { "bootstrap: never" };
+            fx.push(Notice::warn(format!("/state is absent and is not created by this node: {why}")));
+            return;
+        }
+        let dataset = DatasetId(self.rng.next_u128());
+        let change = self.change(now, Why::Bootstrap);
+        let want = ClusterState::bootstrap(
+            &self.config.cluster,
+            dataset,
+            self.me.clone(),
+            self.config.shared.min_in_sync,
+            change,
+        );
+        self.freeze(fx);
+        self.pending = Some(Pending { want: want.clone(), leads: true });
+        fx.push(Effect::Coord(CoordRequest::Bootstrap { want, config: self.config.shared.clone() }));
+    }
+
+    fn on_state(&mut self, now: Now, read: StateRead, fx: &mut Effects) {
+        let Some((state, version)) = read.state else {
+            if self.known.is_some() {
+                // The node was deleted under a running cluster: nothing is built on that.
+                if read.confirmed {
+                    self.halt(now, "/state is gone from the coordination service", fx);
+                }
+            } else if read.confirmed && self.role == Role::Starting {
+                self.role = Role::Joining;
+                self.found_if_absent(now, fx);
+            }
+            return;
+        };
+        if state.cluster != self.config.cluster {
+            self.halt(now, &format!("/state belongs to cluster {:?}, not {:?}", state.cluster, self.config.cluster), fx);
+            return;
+        }
+        if self.incarnation != 0 && read.incarnation != self.incarnation {
+            if read.confirmed {
+                self.halt(now, "/state was deleted and created again", fx);
+            } else {
+                fx.push(Effect::Coord(CoordRequest::Confirm));
+            }
+            return;
+        }
+        if state.epoch < self.highest {
+            // One such read may have been overtaken by our own change; a second one, asked for after it, was not.
+            if read.confirmed && self.known.as_ref().is_some_and(|k| version < k.version) {
+                self.rollbacks_seen += 1;
+                if self.rollbacks_seen > 1 {
+                    self.halt(now, &format!("/state went back to epoch {} from {}", state.epoch, self.highest), fx);
+                } else {
+                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                }
+            }
+            return;
+        }
+        self.rollbacks_seen = 0;
+        self.incarnation = read.incarnation;
+        let newer = self.known.as_ref().is_none_or(|k| version > k.version);
+        if newer {
+            self.take_state(now, state, version, fx);
+        }
+        if read.confirmed {
+            self.wipe_if_unnamed(now, fx);
+        }
+    }
+
+    /// A state that is newer than the one known: everything that depends on it is brought in line.
+    fn take_state(&mut self, now: Now, state: ClusterState, version: i32, fx: &mut Effects) {
+        self.highest = self.highest.max(state.epoch);
+        let change = state.change.clone();
+        self.known = Some(Known { state, version });
+        if self.role == Role::Starting {
+            self.role = Role::Joining;
+        }
+        if self.pending.as_ref().is_some_and(|p| p.want.change.id == change.id) {
+            self.on_resolved(now, change.id, CasOutcome::Won(version), fx);
+            return;
+        }
+        let state = &self.known.as_ref().expect("just set").state;
+        if let Some(leading) = &self.leading {
+            if state.epoch > leading.epoch || state.leader != self.me || change.by != self.me.id {
+                self.step_down(now, &format!("/state has epoch {} led by {}", state.epoch, state.leader.id), fx);
+            }
+            return;
+        }
+        // A candidate stays frozen until its own compare-and-set is resolved.
+        if self.pending.as_ref().is_none_or(|p| !p.leads) {
+            self.follow_known(now, fx);
+        }
+    }
+
+    fn on_resolved(&mut self, now: Now, id: ChangeId, outcome: CasOutcome, fx: &mut Effects) {
+        let Some(pending) = self.pending.take_if(|p| p.want.change.id == id) else { return };
+        match outcome {
+            CasOutcome::Won(version) => {
+                let superseded = self.known.as_ref().is_some_and(|k| k.version > version)
+                    || self.highest > pending.want.epoch;
+                if !superseded {
+                    self.highest = pending.want.epoch;
+                    self.known = Some(Known { state: pending.want.clone(), version });
+                }
+                if pending.leads && !superseded {
+                    self.lead(now, pending.want.epoch, fx);
+                } else if pending.leads || self.leading.is_none() {
+                    // A winner that learns of its win after a higher epoch does not lead.
+                    self.follow_known(now, fx);
+                } else {
+                    self.on_members_changed(now, fx);
+                }
+            }
+            CasOutcome::Lost => {
+                fx.push(Notice::info(format!("lost the change {} of epoch {}", id, pending.want.epoch)));
+                if self.leading.is_some() {
+                    self.step_down(now, "a foreign change won over ours", fx);
+                } else if self.known.is_some() {
+                    self.follow_known(now, fx);
+                } else {
+                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                }
+            }
+        }
+    }
+
+    /// When this node will stand, if nothing is heard before; `None` if it may not.
+    pub(super) fn stand_at(&self) -> Option<Boot> {
+        let known = self.known.as_ref()?;
+        let may = self.leading.is_none()
+            && self.pending.is_none()
+            && self.wipe_due.is_none()
+            && self.halted.is_none()
+            && !self.stopping
+            && self.registered.is_some_and(|(copy, _)| copy == self.me.copy)
+            && known.state.names(&self.me);
+        if !may {
+            return None;
+        }
+        let leader = &known.state.leader;
+        let rank = known.state.in_sync.iter().filter(|m| *m != leader).position(|m| *m == self.me).unwrap_or(0);
+        Some(self.pulse.lock().promised().plus_ms(rank as u64 * RANK_STEP_MS))
+    }
+
+    /// The promise to the leader is over and nothing was heard: freeze, then ask for the leadership.
+    pub(super) fn stand_if_due(&mut self, now: Now, fx: &mut Effects) {
+        if self.stand_at().is_none_or(|at| now.boot < at) {
+            return;
+        }
+        self.freeze(fx);
+        let change = self.change(now, Why::Elect);
+        let want = self.known.as_ref().expect("stand_at looked").state.elect(&self.me, change);
+        fx.push(Notice::info(format!("no word from the leader: standing for epoch {} at {}", want.epoch, self.log.last())));
+        self.cas(want, true, fx);
+    }
+
+    /// R4: from here on nothing is acknowledged and nothing promised, until the outcome is known.
+    fn freeze(&mut self, fx: &mut Effects) {
+        self.pulse.lock().freeze();
+        self.drop_following(fx);
+        self.role = Role::Candidate;
+    }
+
+    /// Stops leading: waiting replies are dropped (outcome unknown), clients are disconnected, the copy is kept for now.
+    pub(super) fn step_down(&mut self, now: Now, reason: &str, fx: &mut Effects) {
+        let Some(leading) = self.leading.take() else { return };
+        fx.push(Notice::warn(format!("stepping down from epoch {}: {reason}", leading.epoch)));
+        self.executed_floor = self.executed_floor.max(self.applied);
+        self.pulse.lock().rest();
+        self.holds.clear();
+        self.waiting.clear();
+        fx.push(Effect::CloseClients);
+        let links: Vec<_> = self.links.keys().copied().collect();
+        for link in links {
+            self.hang_up(link, fx);
+        }
+        self.role = Role::SteppingDown;
+        // What is being changed in `/state` has to be resolved before anything else is asked for; following may begin.
+        self.follow_known(now, fx);
+    }
+
+    /// This copy cannot be continued. It is given up once nobody counts on it (R10).
+    pub(super) fn plan_wipe(&mut self, now: Now, reason: &str, fx: &mut Effects) {
+        if self.wipe_due.is_none() {
+            fx.push(Notice::warn(format!("copy {} at {} has to resync fully: {reason}", self.me.copy, self.log.last())));
+            self.wipe_due = Some(now.boot);
+            self.drop_following(fx);
+        }
+    }
+
+    /// Asks for a confirmed read of `/state` when one is due.
+    pub(super) fn keep_wiping(&mut self, now: Now, fx: &mut Effects) {
+        if self.wipe_due.is_some_and(|at| now.boot >= at) && !self.wipe_confirming && self.pending.is_none() {
+            self.wipe_confirming = true;
+            fx.push(Effect::Coord(CoordRequest::Confirm));
+        }
+    }
+
+    fn wipe_if_unnamed(&mut self, now: Now, fx: &mut Effects) {
+        if self.wipe_due.is_none() || !self.wipe_confirming {
+            return;
+        }
+        self.wipe_confirming = false;
+        let state = &self.known.as_ref().expect("a read state is known").state;
+        if state.names(&self.me) || state.fallback.contains(&self.me) || self.pending.is_some() {
+            // Its leader takes it out when it says hello; until then it keeps what it holds.
+            self.wipe_due = Some(now.boot.plus_ms(HOLD_MS / 10));
+            return;
+        }
+        self.wipe_due = None;
+        self.wipe(now, fx);
+    }
+
+    /// Throws the data away under a new copy id, and joins as a learner.
+    fn wipe(&mut self, now: Now, fx: &mut Effects) {
+        let old = std::mem::replace(&mut self.me.copy, CopyId(self.rng.next_u128()));
+        fx.push(Notice::warn(format!("gave copy {old} up, now {}", self.me.copy)));
+        self.store = Store::new(self.config.hash_key);
+        self.log = Log::new(Position::default());
+        self.applied = Offset::ZERO;
+        self.acked = Offset::ZERO;
+        self.executed_floor = Offset::ZERO;
+        self.intake = None;
+        self.dataset = None;
+        self.registered = None;
+        self.pulse.lock().set_copy(self.me.copy);
+        self.role = Role::Joining;
+        self.register(fx);
+        self.follow_known(now, fx);
+    }
+
+    /// Stops for an operator: nothing is served, nothing is asked for.
+    pub(super) fn halt(&mut self, now: Now, reason: &str, fx: &mut Effects) {
+        if self.halted.is_some() {
+            return;
+        }
+        fx.push(Notice::error(format!("halted: {reason}; this node serves nothing until an operator has looked")));
+        self.halted = Some(reason.to_string());
+        self.step_down(now, reason, fx);
+        self.drop_following(fx);
+        self.pulse.lock().freeze();
+        self.role = Role::Halted;
+    }
+
+    /// The role that follows from what is known, where no transition names it.
+    pub(super) fn settle_role(&mut self, fx: &mut Effects) {
+        let frozen = self.pending.as_ref().is_some_and(|p| p.leads);
+        let role = match (&self.leading, &self.known, &self.following) {
+            _ if self.halted.is_some() => Role::Halted,
+            (Some(leading), ..) if leading.ready => Role::Leader,
+            (Some(_), ..) => Role::Leading,
+            _ if frozen => Role::Candidate,
+            (None, None, _) => self.role,
+            (None, Some(known), _) if known.state.names(&self.me) => Role::Replica,
+            (None, Some(_), Some(f)) if f.accepted => Role::Syncing,
+            _ => Role::Joining,
+        };
+        if role != self.role {
+            let epoch = self.known.as_ref().map_or(Epoch(0), |k| k.state.epoch);
+            fx.push(Notice::info(format!("{} -> {role} in epoch {epoch} at {}", self.role, self.log.last())));
+            self.role = role;
+            self.resume_waiting(fx);
+        }
+    }
+
+    /// The leader that `/state` names, unless it is this copy.
+    pub(super) fn known_leader(&self) -> Option<&Member> {
+        self.known.as_ref().map(|k| &k.state.leader).filter(|l| **l != self.me)
+    }
+}

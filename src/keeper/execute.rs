@@ -1,0 +1,322 @@
+//! Executing a client's batch, under one hold of the lock.
+//!
+//! Two passes per group of commands: hash the keys and touch their buckets and entries, then execute in order; so the memory
+//! misses of neighbouring commands overlap. Each command with effects becomes one entry of the log. The replies of a batch are
+//! held together until everything they tell of is acknowledged.
+
+use crate::base::clock::Now;
+use crate::base::ids::{ConnId, Offset};
+use crate::base::limits::PREFETCH_GROUP;
+use crate::cluster::role::Role;
+use crate::command::{CommandSpec, Ctx, Done, Exec, Flag, keys_of, resolve, slot};
+use crate::resp::{Args, Batch, Output, Reply};
+use crate::store::{Event as KeyEvent, KeyHash, Mutation};
+
+use super::admission::{Gate, Gates};
+use super::session::{Flow, Session};
+use super::{Acks, Effects, Keeper};
+
+/// How far a batch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Commands executed, counted from where this call began.
+    pub commands: usize,
+    /// The replies just written are held under this number; without one they wait only for the connection's earlier ones.
+    pub seq: Option<u64>,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What the connection does after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The batch is done.
+    Done,
+    /// Keep the rest of the batch and its bytes; [`super::Effect::Resume`] follows.
+    Wait,
+    /// Unlock, let others run, call again with the rest.
+    Again,
+    /// Send what is written and held, then close.
+    CloseAfter,
+}
+
+/// What became of one command.
+enum Outcome {
+    Next,
+    Stop(Next),
+}
+
+impl Keeper {
+    /// Executes the commands of `batch` from number `from` on, for the connection `conn`; replies go to `out`.
+    ///
+    /// `input` is what the batch was parsed from. An unknown connection gets nothing and is told to close.
+    #[allow(clippy::too_many_arguments)] // the shell's one call per batch: each argument has another owner
+    pub fn execute(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        batch: &Batch,
+        input: &[u8],
+        from: usize,
+        out: &mut Output,
+        fx: &mut Effects,
+    ) -> Executed {
+        let Some(mut session) = self.sessions.take(conn) else {
+            return Executed { commands: 0, seq: None, next: Next::CloseAfter };
+        };
+        self.waiting.remove(&conn);
+        if self.role == Role::Leader {
+            self.clock = self.clock.max(now.wall);
+        }
+        let gates = self.gates(now);
+        let end_before = self.log.end();
+        let mut need = Offset::ZERO;
+        let mut done = from;
+        let mut next = Next::Done;
+        session.active_at = now.boot;
+        'batch: while done < batch.len() {
+            let group = (batch.len() - done).min(PREFETCH_GROUP);
+            let mut hashes = [None; PREFETCH_GROUP];
+            if group > 1 {
+                self.touch_group(batch, input, done, &mut hashes[..group]);
+            }
+            for hash in &hashes[..group] {
+                let args = batch.args(done, input);
+                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx) {
+                    Outcome::Next => done += 1,
+                    Outcome::Stop(stop) => {
+                        done += usize::from(stop == Next::CloseAfter);
+                        next = stop;
+                        break 'batch;
+                    }
+                }
+            }
+        }
+        if self.log.end() > end_before {
+            self.advance(now, fx);
+            self.wake_followers(fx);
+        }
+        let seq = (need > self.acked && self.config.acks == Acks::InSync && self.leading.is_some()).then(|| {
+            session.held_seq += 1;
+            self.holds.push(need, conn, session.held_seq, now.boot);
+            session.held_seq
+        });
+        self.stats.commands += (done - from) as u64;
+        self.sessions.put_back(conn, session);
+        Executed { commands: done - from, seq, next }
+    }
+
+    /// Pass 1: starts loading what pass 2 will look at.
+    fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, hashes: &mut [Option<KeyHash>]) {
+        for (i, hash) in hashes.iter_mut().enumerate() {
+            let args = batch.args(from + i, input);
+            if let Ok(spec) = resolve(&args)
+                && spec.keys.first == 1
+                && matches!(spec.exec, Exec::Data(_))
+            {
+                let h = self.store.hash(args.get(1));
+                self.store.touch(h);
+                *hash = Some(h);
+            }
+        }
+        for hash in hashes.iter().flatten() {
+            self.store.touch_entry(*hash);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
+    fn command(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        gates: Gates,
+        args: &Args<'_>,
+        first_key: Option<KeyHash>,
+        out: &mut Output,
+        need: &mut Offset,
+        fx: &mut Effects,
+    ) -> Outcome {
+        let protocol = session.protocol;
+        let spec = match resolve(args) {
+            Ok(spec) => spec,
+            Err(error) => {
+                self.stats.errors += 1;
+                Reply::new(out, protocol).error(&error.to_string());
+                return Outcome::Next;
+            }
+        };
+        if !session.trusted && !spec.flags.has(Flag::NoAuth) {
+            self.stats.errors += 1;
+            Reply::new(out, protocol).error("NOAUTH Authentication required.");
+            return Outcome::Next;
+        }
+        match spec.exec {
+            Exec::Data(run) => {
+                let write = spec.flags.has(Flag::Write);
+                let gate = match (write, spec.flags.has(Flag::Readonly)) {
+                    (true, _) => gates.write,
+                    (false, true) => gates.read,
+                    (false, false) => Gate::Serve,
+                };
+                if let Some(outcome) = self.pass(now, conn, session, spec, args, gate, out) {
+                    return outcome;
+                }
+                session.wait_until = None;
+                let mark = out.mark();
+                // A sliced command goes on writing where it left off, so only a finished one is taken back on error.
+                let mut ctx = Ctx {
+                    store: &mut self.store,
+                    reply: Reply::new(out, protocol),
+                    log: &mut self.scratch,
+                    clock: self.clock,
+                    expire: self.role == Role::Leader,
+                    first_key,
+                    slice: &mut session.slice,
+                    emitted: 0,
+                };
+                let result = run(&mut ctx, args);
+                let emitted = ctx.emitted;
+                if emitted > 0 {
+                    *need = self.append(session, spec, args, first_key);
+                } else if (write || spec.flags.has(Flag::Readonly)) && self.acked < self.log.end() {
+                    *need = (*need).max(self.saw(spec, args, first_key));
+                }
+                match result {
+                    Ok(Done::Done) => {}
+                    Ok(Done::More) => return Outcome::Stop(Next::Again),
+                    Err(error) => {
+                        self.stats.errors += 1;
+                        out.rewind(mark);
+                        Reply::new(out, protocol).error(&error.to_string());
+                    }
+                }
+                session.slice = Default::default();
+                Outcome::Next
+            }
+            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out, fx) {
+                Flow::Done => {
+                    session.wait_until = None;
+                    Outcome::Next
+                }
+                Flow::Block { until } => {
+                    self.waiting.insert(conn, until);
+                    self.blocked.insert(conn);
+                    Outcome::Stop(Next::Wait)
+                }
+                Flow::Close => Outcome::Stop(Next::CloseAfter),
+            },
+            Exec::Container => {
+                Reply::new(out, protocol).error(&crate::command::CommandError::WrongArity(spec.name).to_string());
+                Outcome::Next
+            }
+        }
+    }
+
+    /// Lets a data command through, or says what became of it.
+    #[allow(clippy::too_many_arguments)] // see `command`
+    fn pass(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        gate: Gate,
+        out: &mut Output,
+    ) -> Option<Outcome> {
+        let protocol = session.protocol;
+        let refusal = match gate {
+            Gate::Serve => {
+                let limit = self.config.max_memory;
+                if limit > 0 && spec.flags.has(Flag::DenyOom) && self.store.used_memory() > limit {
+                    self.stats.errors += 1;
+                    Reply::new(out, protocol)
+                        .error("OOM command not allowed when used memory > 'maxmemory'.");
+                    return Some(Outcome::Next);
+                }
+                return None;
+            }
+            Gate::Moved => {
+                let key = keys_of(spec, args).next();
+                let addr = self.leader_client_addr().map(str::to_string);
+                if let Some(addr) = addr {
+                    self.stats.redirects += 1;
+                    session.wait_until = None;
+                    Reply::new(out, protocol).error(&format!("MOVED {} {addr}", key.map_or(0, slot)));
+                    return Some(Outcome::Next);
+                }
+                super::admission::Refusal::NoLeader
+            }
+            Gate::Wait(refusal) => {
+                if self.may_wait(now, conn, &mut session.wait_until) {
+                    return Some(Outcome::Stop(Next::Wait));
+                }
+                refusal
+            }
+            Gate::Refuse(refusal) => refusal,
+        };
+        session.wait_until = None;
+        self.stats.errors += 1;
+        Reply::new(out, protocol).error(refusal.text());
+        Some(Outcome::Next)
+    }
+
+    /// Makes an entry of what the command emitted; returns its offset.
+    fn append(
+        &mut self,
+        session: &mut Session,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        first_key: Option<KeyHash>,
+    ) -> Offset {
+        let epoch = self.leading.as_ref().expect("only a leader executes commands with effects").epoch;
+        let offset = self.log.append(epoch, self.clock, &mut self.scratch);
+        self.applied = offset;
+        session.last_write = offset;
+        if spec.keys.first == 0 {
+            self.touched.all = offset;
+        } else if spec.keys.last == 1 {
+            let hash = first_key.unwrap_or_else(|| self.store.hash(args.get(1)));
+            self.touched.set(hash.0, offset);
+        } else {
+            for key in keys_of(spec, args) {
+                self.touched.set(self.store.hash(key).0, offset);
+            }
+        }
+        offset
+    }
+
+    /// Last entry that the command can have seen effects of.
+    fn saw(&self, spec: &'static CommandSpec, args: &Args<'_>, first_key: Option<KeyHash>) -> Offset {
+        if spec.keys.first == 0 {
+            return self.log.end();
+        }
+        match first_key {
+            Some(hash) if spec.keys.last == 1 => self.touched.of(hash.0),
+            _ => keys_of(spec, args).map(|k| self.touched.of(self.store.hash(k).0)).max().unwrap_or(self.log.end()),
+        }
+    }
+
+    /// Deletes some of the keys whose time has come, as one entry.
+    pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) {
+        self.clock = self.clock.max(now.wall);
+        let mut due: Vec<Box<[u8]>> = Vec::new();
+        self.store.due(self.clock, 1_000, &mut |key| due.push(key.into()));
+        if due.is_empty() {
+            return;
+        }
+        let epoch = self.leading.as_ref().expect("only a leader expires").epoch;
+        let end = self.log.end().next();
+        for key in &due {
+            let mutation = Mutation::Delete { key, event: KeyEvent::Expired };
+            mutation.encode(&mut self.scratch);
+            self.store.apply(&mutation);
+            self.touched.set(self.store.hash(key).0, end);
+        }
+        self.stats.expired_keys += due.len() as u64;
+        self.applied = self.log.append(epoch, self.clock, &mut self.scratch);
+        self.advance(now, fx);
+        self.wake_followers(fx);
+    }
+}

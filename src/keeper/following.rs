@@ -1,0 +1,407 @@
+//! Following a leader: joining, taking entries in, applying what is acknowledged, full resync.
+
+use bytes::Bytes;
+
+use crate::base::clock::{Boot, Now, Wall};
+use crate::base::ids::{DatasetId, Epoch, LinkId, Offset};
+use crate::base::limits::APPLY_BYTES_PER_TURN;
+use crate::cluster::role::Role;
+use crate::cluster::state::Member;
+use crate::replication::log::{Entry, Log, entries};
+use crate::replication::snapshot::Intake;
+use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError};
+use crate::store::{Mutation, Store, mutations};
+
+use super::{Effect, Effects, Keeper, Notice};
+
+/// First pause before the leader is dialled again, ms; doubles up to [`REDIAL_MS_MAX`].
+const REDIAL_MS: u64 = 5;
+/// Longest pause between two dials, ms.
+const REDIAL_MS_MAX: u64 = 200;
+
+/// The leader that this node follows, and how far it got with it.
+#[derive(Debug)]
+pub(super) struct Following {
+    /// Epoch of that leader, confirmed by `/state`.
+    pub epoch: Epoch,
+    /// The leader.
+    pub leader: Member,
+    /// The link to it, from the dial on.
+    pub link: Option<LinkId>,
+    /// The leader's welcome was taken in and what it takes is registered: data flows.
+    pub accepted: bool,
+    /// A welcome that waits for the registration.
+    pub welcomed: bool,
+    /// Up to which this log is known to equal the leader's, in this epoch.
+    pub matched: Offset,
+    /// The leader's clock as last received, ns; echoed in acks.
+    pub sent_at: u64,
+    /// When anything was last received on the link.
+    pub heard: Boot,
+    /// When to dial (again).
+    pub retry_at: Boot,
+    pause_ms: u64,
+}
+
+impl Keeper {
+    /// Turns to the leader that `/state` names; does nothing if that is already so.
+    pub(super) fn follow_known(&mut self, now: Now, fx: &mut Effects) {
+        if self.halted.is_some() || self.leading.is_some() || self.pending.as_ref().is_some_and(|p| p.leads) {
+            return;
+        }
+        let Some(known) = &self.known else { return };
+        let (epoch, leader) = (known.state.epoch, known.state.leader.clone());
+        if self.following.as_ref().is_some_and(|f| f.epoch == epoch && f.leader == leader) {
+            return;
+        }
+        let named = known.state.names(&self.me);
+        self.drop_following(fx);
+        if leader == self.me {
+            // Still named as leader without leading: its own election brings it back (stand_if_due).
+            self.pulse.lock().rest();
+            return;
+        }
+        self.pulse.lock().follow(now, epoch);
+        if self.intake.is_some() && !named {
+            // R8': a half-received copy is not a state that any leader had.
+            self.plan_wipe(now, "the epoch changed before the snapshot was whole", fx);
+        }
+        self.following = Some(Following {
+            epoch,
+            leader,
+            link: None,
+            accepted: false,
+            welcomed: false,
+            matched: Offset::ZERO,
+            sent_at: 0,
+            heard: now.boot,
+            retry_at: now.boot,
+            pause_ms: REDIAL_MS,
+        });
+        self.resume_waiting(fx);
+    }
+
+    /// Lets go of the leader; its link is closed.
+    pub(super) fn drop_following(&mut self, fx: &mut Effects) {
+        if let Some(following) = self.following.take() {
+            fx.push(Effect::PulseStop);
+            if let Some(link) = following.link {
+                self.hang_up(link, fx);
+            }
+        }
+    }
+
+    /// Dials the leader when that is due.
+    pub(super) fn keep_following(&mut self, now: Now, fx: &mut Effects) {
+        if self.wipe_due.is_some() || self.stopping {
+            if let Some(f) = &mut self.following {
+                f.retry_at = Boot(u64::MAX);
+            }
+            return;
+        }
+        let registered = self.registered.is_some_and(|(copy, _)| copy == self.me.copy);
+        let Some(f) = &mut self.following else { return };
+        if f.link.is_some() || now.boot < f.retry_at {
+            return;
+        }
+        f.retry_at = now.boot.plus_ms(f.pause_ms);
+        f.pause_ms = (f.pause_ms * 2).min(REDIAL_MS_MAX);
+        let at = |n: &&crate::cluster::registration::NodeRead| {
+            n.registration.id == f.leader.id && n.registration.copy == f.leader.copy
+        };
+        let Some(addr) = self.nodes.iter().find(at).map(|n| n.registration.repl_addr.clone()) else { return };
+        if !registered {
+            return;
+        }
+        f.retry_at = Boot(u64::MAX);
+        let link = self.new_link(None);
+        self.following.as_mut().expect("just seen").link = Some(link);
+        fx.push(Effect::Dial { link, addr });
+    }
+
+    /// The link to the leader is gone; a short break is healed by a partial resync.
+    pub(super) fn on_leader_link_down(&mut self, now: Now, reason: &str, fx: &mut Effects) {
+        let half = self.intake.as_ref().is_some_and(|i| !i.complete());
+        let Some(f) = &mut self.following else { return };
+        if f.accepted {
+            fx.push(Notice::info(format!("link to leader {} is down at {}: {reason}", f.leader.id, self.log.last())));
+            f.pause_ms = REDIAL_MS;
+        }
+        (f.link, f.accepted, f.welcomed) = (None, false, false);
+        f.retry_at = now.boot.plus_ms(f.pause_ms);
+        fx.push(Effect::PulseStop);
+        if half {
+            self.plan_wipe(now, "the full resync was interrupted", fx);
+        }
+    }
+
+    /// The leader's answer to the hello.
+    pub(super) fn on_welcome(&mut self, now: Now, epoch: Epoch, w: &Welcome, fx: &mut Effects) -> Result<(), WireError> {
+        let refuse = |text: String| Err(WireError(text));
+        let Some(f) = &mut self.following else { return refuse("welcome from a node that is not followed".into()) };
+        if f.welcomed || f.accepted {
+            return refuse("a second welcome".into());
+        }
+        if epoch != f.epoch {
+            return refuse(format!("welcome to epoch {epoch}, /state confirmed {}", f.epoch));
+        }
+        let leader = f.leader.id.clone();
+        match w.mode {
+            Mode::Full(_) if self.dataset.is_some() => return refuse("full resync for a copy that holds data".into()),
+            Mode::Stream | Mode::Truncate(_) if self.dataset != Some(w.dataset) => {
+                return refuse(format!("welcome to dataset {}, this copy holds {:?}", w.dataset, self.dataset));
+            }
+            Mode::Stream => {
+                fx.push(Notice::info(format!("partial resync with {leader}: on from {}", self.log.last())));
+                f.matched = self.log.end();
+            }
+            Mode::Truncate(to) => {
+                let executed = self.executed();
+                if to < executed || to > self.log.end() || to < self.log.base().offset {
+                    return refuse(format!("truncation to {to} would undo what is applied ({executed})"));
+                }
+                fx.push(Notice::info(format!("partial resync with {leader}: {} cut back to {to}", self.log.last())));
+                self.log.truncate(to);
+                self.following.as_mut().expect("just seen").matched = to;
+            }
+            Mode::Full(base) => {
+                let hash_key = wire::hash_key(w)?;
+                fx.push(Notice::info(format!("full resync from {leader} begins at {base}, {} keys", w.keys)));
+                self.store = Store::new(hash_key);
+                self.log = Log::new(base);
+                self.applied = base.offset;
+                // What chunks hold may not be acknowledged yet: only the leader's word makes it so (R8').
+                self.acked = Offset::ZERO;
+                self.dataset = Some(w.dataset);
+                self.intake = Some(Intake { keys_total: w.keys, ..Intake::default() });
+                f.matched = base.offset;
+                self.stats.full_resyncs += 1;
+                self.register(fx);
+            }
+        }
+        let token = u128::from_be_bytes(wire::unhex16(&w.token)?);
+        let f = self.following.as_mut().expect("just seen");
+        f.welcomed = true;
+        f.heard = now.boot;
+        let addr = self.nodes.iter().find(|n| n.registration.id == leader).map(|n| n.registration.repl_addr.clone());
+        if let Some(addr) = addr {
+            fx.push(Effect::PulseTo { addr, token });
+        }
+        self.on_registered(fx);
+        Ok(())
+    }
+
+    /// What this copy holds is registered: a welcome that waited for it can be accepted.
+    pub(super) fn on_registered(&mut self, fx: &mut Effects) {
+        let ready = self.is_registered();
+        let Some(f) = self.following.as_mut().filter(|f| f.welcomed && !f.accepted && ready) else { return };
+        f.accepted = true;
+        f.pause_ms = REDIAL_MS;
+        let (epoch, link) = (f.epoch, f.link.expect("a welcome came on a link"));
+        self.send(link, wire::accept(epoch), fx);
+        self.ack_due(link, fx);
+        self.resume_waiting(fx);
+    }
+
+    /// Up to where the store has taken effects in that cannot be undone.
+    pub(super) fn executed(&self) -> Offset {
+        self.applied.max(self.intake.as_ref().map_or(Offset::ZERO, Intake::as_of))
+    }
+
+    /// Checks that a frame comes from the leader that is followed. `Ok(false)`: from a deposed one, to be ignored.
+    fn from_leader(&mut self, now: Now, link: LinkId, epoch: Epoch, sent_at: u64, fx: &mut Effects) -> Result<bool, WireError> {
+        if epoch < self.highest {
+            self.send(link, wire::stale(self.highest), fx);
+            return Ok(false);
+        }
+        let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link) && f.accepted && f.epoch == epoch) else {
+            return Err(WireError(format!("data of epoch {epoch} without a welcome to it")));
+        };
+        f.heard = now.boot;
+        f.sent_at = f.sent_at.max(sent_at);
+        self.pulse.lock().grant(now, epoch, sent_at);
+        Ok(true)
+    }
+
+    /// (A part of) entries arrived. `body` is the whole message once its last part is there.
+    pub(super) fn on_append(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        head: &AppendHead,
+        body: Option<Bytes>,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
+        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+            return Ok(());
+        }
+        if let Some(body) = body {
+            if head.count > 0 {
+                self.take_entries(head, body)?;
+            }
+            let f = self.following.as_mut().expect("from_leader looked");
+            self.acked = self.acked.max(head.acked.min(f.matched));
+            self.apply_acked(now, fx);
+            if head.count == 0 && self.applied == self.log.end() {
+                self.clock = self.clock.max(head.clock);
+            }
+        }
+        self.ack_due(link, fx);
+        Ok(())
+    }
+
+    fn take_entries(&mut self, head: &AppendHead, body: Bytes) -> Result<(), WireError> {
+        let all = entries(&body, head.first, head.count).map_err(WireError)?;
+        for entry in &all {
+            if let Some(Err(e)) = mutations(&entry.mutations).find(Result::is_err) {
+                return Err(WireError(format!("entry {}: {e}", entry.offset)));
+            }
+        }
+        let end = self.log.end();
+        let prev = Offset(head.first.0.wrapping_sub(1));
+        let last_epoch = self.log.last().epoch;
+        if head.first == Offset::ZERO || prev > end {
+            return Err(WireError(format!("entries from {} do not follow {end}", head.first)));
+        }
+        if head.entry_epoch > head.epoch || head.entry_epoch < last_epoch {
+            return Err(WireError(format!("entries of epoch {} after {last_epoch}", head.entry_epoch)));
+        }
+        if prev == end && self.log.epoch_of(end).is_some_and(|e| e != head.prev_epoch) {
+            return Err(WireError(format!("entry {prev} is of epoch {}, ours of {last_epoch}", head.prev_epoch)));
+        }
+        // A block that was in part received before: what is there is known to be equal.
+        let known = (end.0 - prev.0) as usize;
+        if known < all.len() {
+            let skip: usize = all[..known].iter().map(|e| crate::replication::log::ENTRY_HEAD_BYTES + e.mutations.len()).sum();
+            let count = (all.len() - known) as u32;
+            drop(all);
+            self.log.append_block(head.entry_epoch, end.next(), count, body.slice(skip..));
+            self.following.as_mut().expect("data comes on a link that is followed").matched = self.log.end();
+        }
+        Ok(())
+    }
+
+    /// (A part of) a chunk of a snapshot arrived.
+    pub(super) fn on_chunk(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        head: &ChunkHead,
+        end: bool,
+        body: Option<Bytes>,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
+        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+            return Ok(());
+        }
+        if let Some(body) = body {
+            let Some(intake) = &mut self.intake else { return Err(WireError("a chunk without a full resync".into())) };
+            if let Some(Err(e)) = mutations(&body).find(Result::is_err) {
+                return Err(WireError(format!("chunk from {:#x}: {e}", head.from)));
+            }
+            intake.add(head.from, (!end).then_some(head.upto), head.as_of).map_err(WireError)?;
+            intake.keys += u64::from(head.keys);
+            intake.bytes += head.total;
+            for mutation in mutations(&body) {
+                self.store.apply(&mutation.expect("checked above"));
+            }
+            if end {
+                let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
+                fx.push(Notice::info(text));
+            }
+        }
+        self.ack_due(link, fx);
+        Ok(())
+    }
+
+    /// Whether acknowledged entries wait to be applied.
+    pub(super) fn apply_is_due(&self) -> bool {
+        self.leading.is_none() && self.applied < self.acked.min(self.log.end())
+    }
+
+    /// Applies what is acknowledged, a bounded amount per call.
+    pub(super) fn apply_acked(&mut self, _now: Now, fx: &mut Effects) {
+        if self.leading.is_some() {
+            return;
+        }
+        let bound = self.acked.min(self.log.end());
+        let mut bytes = 0;
+        while self.applied < bound && bytes < APPLY_BYTES_PER_TURN {
+            for entry in self.log.entries_after(self.applied) {
+                if entry.offset > bound {
+                    break;
+                }
+                bytes += entry.mutations.len() + 64;
+                self.apply_entry(&entry);
+            }
+        }
+        if self.intake.as_ref().is_some_and(|i| i.complete() && self.acked >= i.as_of() && self.applied >= i.as_of()) {
+            self.intake = None;
+            fx.push(Notice::info(format!("full resync complete: serving from {}", self.log.last())));
+            self.resume_waiting(fx);
+        }
+        if self.executed_floor > Offset::ZERO && self.acked >= self.executed_floor {
+            self.executed_floor = Offset::ZERO;
+            self.resume_waiting(fx);
+        }
+    }
+
+    /// The one way in which a logged entry reaches the store.
+    pub(super) fn apply_entry(&mut self, entry: &Entry) {
+        for mutation in mutations(&entry.mutations) {
+            let mutation = mutation.expect("entries are checked on the way in");
+            match (&self.intake, mutation.key()) {
+                (None, _) => self.store.apply(&mutation),
+                (Some(intake), Some(key)) => {
+                    let hash = self.store.hash(key);
+                    if intake.counts(hash.0, entry.offset) {
+                        self.store.apply_hashed(hash, &mutation);
+                    }
+                }
+                (Some(intake), None) => {
+                    debug_assert!(matches!(mutation, Mutation::Clear), "only Clear has no key");
+                    if let Some(upto) = intake.cleared_below(entry.offset) {
+                        self.store.clear_below(upto);
+                    }
+                }
+            }
+        }
+        self.applied = entry.offset;
+        self.clock = self.clock.max(entry.clock);
+        self.stats.entries_applied += 1;
+    }
+
+    /// The ack that says where this follower is.
+    pub(super) fn current_ack(&self) -> Option<Ack> {
+        let f = self.following.as_ref().filter(|f| f.accepted)?;
+        if self.role == Role::Candidate {
+            return None;
+        }
+        Some(Ack {
+            epoch: f.epoch,
+            copy: self.me.copy,
+            matched: f.matched,
+            applied: self.applied,
+            sent_at: f.sent_at,
+            promise_ms: self.pulse.lock().promise_ms(),
+            whole: self.intake.as_ref().is_none_or(Intake::complete),
+        })
+    }
+
+    /// Whether this follower may answer reads: its store is a committed prefix of the history.
+    pub(super) fn follower_may_read(&self) -> bool {
+        self.dataset.is_some() && self.intake.is_none() && self.executed_floor == Offset::ZERO
+    }
+
+    /// The dataset this node holds.
+    #[must_use]
+    pub fn dataset(&self) -> Option<DatasetId> {
+        self.dataset
+    }
+
+    /// The clock by which keys expire here.
+    #[must_use]
+    pub fn expiry_clock(&self) -> Wall {
+        self.clock
+    }
+}

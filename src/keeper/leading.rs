@@ -1,0 +1,365 @@
+//! Leading: the barrier, acknowledgements, what is committed, who is in the set.
+//!
+//! Rules R1 (commit over the effective set), R2, R7 (barrier), R8 and R8' (expand), R9 (leases), R11 (manners of shrinking).
+//! *Held* is what every member of the effective set has; *acked* is what is held, not before the barrier, while the set is
+//! large enough. Readiness and expand use held, everything that leaves the node uses acked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{CopyId, Epoch, LinkId, NodeId, Offset};
+use crate::base::limits::{LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
+use crate::cluster::state::{Member, Why};
+use crate::replication::in_sync::{effective, held, may_commit};
+use crate::replication::wire::Ack;
+
+use super::{Effect, Effects, Keeper, Notice, ReadMode};
+
+/// What the leader knows of one copy that follows it, or should.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// The node that holds the copy.
+    pub node: NodeId,
+    /// The link it follows on.
+    pub link: Option<LinkId>,
+    /// When the link closed; set while there is none.
+    pub closed_at: Option<Boot>,
+    /// Highest position it acknowledged in this epoch.
+    pub matched: Offset,
+    /// Where its store is.
+    pub applied: Offset,
+    /// When it was last heard on the link, or the epoch began.
+    pub heard: Boot,
+    /// What it had executed when it said hello, and the largest `as_of` of its chunks: it is taken in only once that is held.
+    pub floor: Offset,
+    /// Whether it holds everything up to `matched`: false until it has confirmed the last chunk. That a chunk was sent says
+    /// nothing: entries sent before it may be acknowledged before it arrives.
+    pub whole: bool,
+    /// Keys and bytes of chunks sent, for progress.
+    pub chunk_keys: u64,
+    /// Bytes of chunks sent.
+    pub chunk_bytes: u64,
+    /// Ends of what was sent, and when.
+    pub marks: VecDeque<(Offset, Boot)>,
+}
+
+impl Follower {
+    pub fn new(node: NodeId, now: Boot) -> Follower {
+        Follower {
+            node,
+            link: None,
+            closed_at: None,
+            matched: Offset::ZERO,
+            applied: Offset::ZERO,
+            heard: now,
+            floor: Offset::ZERO,
+            whole: false,
+            chunk_keys: 0,
+            chunk_bytes: 0,
+            marks: VecDeque::new(),
+        }
+    }
+}
+
+/// One leadership.
+#[derive(Debug)]
+pub(super) struct Leading {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The empty entry it began with.
+    pub barrier: Offset,
+    /// Whether the barrier was held and all leases were there once: the tail is executed, clients are served.
+    pub ready: bool,
+    /// Highest offset that every member of the effective set has.
+    pub held: Offset,
+    /// Copies that follow, or should.
+    pub followers: BTreeMap<CopyId, Follower>,
+    /// Copies to be un-named, because they have to resync fully.
+    pub unname: BTreeSet<CopyId>,
+    /// When replicas are to be told of a new commit position if nothing else is sent to them before.
+    pub commit_due: Option<Boot>,
+    /// When a heartbeat goes out next on the links.
+    pub beat_at: Boot,
+    /// When acknowledgements or transfers last made progress.
+    pub progress: Boot,
+    /// When members are looked at next.
+    pub members_at: Boot,
+}
+
+impl Leading {
+    pub fn next_deadline(&self, heartbeat_ms: u64) -> Boot {
+        let members = if self.followers.is_empty() { Boot(u64::MAX) } else { self.members_at };
+        let beat = if self.followers.is_empty() { Boot(u64::MAX) } else { self.beat_at };
+        debug_assert!(heartbeat_ms > 0);
+        self.commit_due.unwrap_or(Boot(u64::MAX)).min(members).min(beat)
+    }
+}
+
+/// Members are looked at this often, ms.
+const MEMBERS_MS: u64 = 10;
+
+impl Keeper {
+    /// Begins a leadership that `/state` has granted.
+    pub(super) fn lead(&mut self, now: Now, epoch: Epoch, fx: &mut Effects) {
+        self.drop_following(fx);
+        let known = self.known.as_ref().expect("the granted state is known");
+        assert!(known.state.leader == self.me && known.state.epoch == epoch, "a leadership is granted by /state");
+        let dataset = known.state.dataset;
+        let members: Vec<Member> = known.state.in_sync.iter().filter(|m| **m != self.me).cloned().collect();
+        if self.dataset != Some(dataset) {
+            assert!(self.dataset.is_none(), "a dataset is founded by a copy that holds nothing");
+            self.dataset = Some(dataset);
+            self.register(fx);
+        }
+        self.pulse.lock().lead(epoch);
+        // R7: an empty entry; the log before it is kept whole and executed only once the barrier is held.
+        self.clock = self.clock.max(now.wall);
+        let clock = self.clock;
+        let barrier = self.log.append(epoch, clock, &mut crate::base::segments::Segments::new());
+        self.leading = Some(Leading {
+            epoch,
+            barrier,
+            ready: false,
+            held: Offset::ZERO,
+            followers: members.into_iter().map(|m| (m.copy, Follower::new(m.id, now.boot))).collect(),
+            unname: BTreeSet::new(),
+            commit_due: None,
+            beat_at: now.boot,
+            progress: now.boot,
+            members_at: now.boot,
+        });
+        fx.push(Notice::info(format!("granted epoch {epoch}, barrier at {barrier}")));
+    }
+
+    /// Until when this leader may answer reads; the far future if nobody else can be elected.
+    pub(super) fn lease_until(&self) -> Boot {
+        let (Some(known), Some(_)) = (&self.known, &self.leading) else { return Boot(0) };
+        let set = effective(&known.state, self.pending.as_ref().map(|p| &p.want));
+        let pulse = self.pulse.lock();
+        set.iter().filter(|m| ***m != self.me).map(|m| pulse.lease_until(m.copy)).min().unwrap_or(Boot(u64::MAX))
+    }
+
+    /// Whether the leader may answer a read now (R9).
+    pub(super) fn holds_lease(&self, now: Now) -> bool {
+        self.config.read_mode == ReadMode::Local || self.lease_until() > now.boot
+    }
+
+    /// A follower's acknowledgement.
+    pub(super) fn on_ack(&mut self, now: Now, link: LinkId, ack: &Ack, fx: &mut Effects) {
+        let Some(leading) = self.leading.as_mut().filter(|l| l.epoch == ack.epoch) else { return };
+        let Some(f) = leading.followers.get_mut(&ack.copy) else { return };
+        if f.link != Some(link) || ack.matched > self.log.end() {
+            return;
+        }
+        f.heard = now.boot;
+        f.applied = f.applied.max(ack.applied);
+        f.whole |= ack.whole;
+        if ack.matched > f.matched {
+            f.matched = ack.matched;
+            leading.progress = now.boot;
+            while f.marks.front().is_some_and(|(offset, _)| *offset <= ack.matched) {
+                f.marks.pop_front();
+            }
+        }
+        self.pulse.lock().sign(now, ack.epoch, ack.copy, ack.sent_at, ack.promise_ms);
+        self.advance(now, fx);
+    }
+
+    /// Moves held and acked forward, makes the leader ready, releases what waited.
+    pub(super) fn advance(&mut self, now: Now, fx: &mut Effects) {
+        let (Some(leading), Some(known)) = (&mut self.leading, &self.known) else { return };
+        let pending = self.pending.as_ref().map(|p| &p.want);
+        let set = effective(&known.state, pending);
+        let followers = &leading.followers;
+        let now_held = held(&set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
+        leading.held = leading.held.max(now_held);
+        let enough = may_commit(&known.state, pending);
+        if !leading.ready {
+            let barrier_held = leading.held >= leading.barrier;
+            if !barrier_held || self.registered != Some((self.me.copy, false)) || self.lease_until() <= now.boot {
+                return;
+            }
+            self.become_ready(fx);
+        }
+        let leading = self.leading.as_mut().expect("leads");
+        if !enough || leading.held <= self.acked {
+            return;
+        }
+        self.acked = leading.held;
+        leading.commit_due.get_or_insert(now.boot.plus_ms(1));
+        while let Some((conn, seq)) = self.holds.pop(self.acked) {
+            fx.push(Effect::Release { conn, seq });
+        }
+        self.resume_blocked(fx);
+        let keep = self.config.backlog_bytes;
+        self.log.trim(keep, self.acked.min(self.applied));
+    }
+
+    /// The barrier is held: the tail that was taken over is certain to stay, and is executed.
+    fn become_ready(&mut self, fx: &mut Effects) {
+        let end = self.log.end();
+        while self.applied < end {
+            for entry in self.log.entries_after(self.applied) {
+                self.apply_entry(&entry);
+            }
+        }
+        self.intake = None;
+        self.executed_floor = Offset::ZERO;
+        self.touched.all = end;
+        let leading = self.leading.as_mut().expect("leads");
+        leading.ready = true;
+        fx.push(Notice::info(format!("leader of epoch {}: serving from {}", leading.epoch, self.log.last())));
+        self.resume_waiting(fx);
+    }
+
+    /// A change of the set was confirmed.
+    pub(super) fn on_members_changed(&mut self, now: Now, fx: &mut Effects) {
+        let state = &self.known.as_ref().expect("just written").state;
+        let set: Vec<&str> = state.in_sync.iter().map(|m| m.id.as_str()).collect();
+        fx.push(Notice::info(format!("in-sync set is now {} ({:?})", set.join(", "), state.change.why)));
+        if let Some(leading) = &mut self.leading {
+            leading.unname.retain(|c| state.in_sync.iter().chain(&state.fallback).any(|m| m.copy == *c));
+            leading.progress = now.boot;
+        }
+        self.advance(now, fx);
+        self.resume_waiting(fx);
+    }
+
+    /// Takes silent, slow and lost members out, and learners that caught up in.
+    pub(super) fn manage_members(&mut self, now: Now, fx: &mut Effects) {
+        let Some(leading) = &mut self.leading else { return };
+        let heartbeat = self.shared.heartbeat_ms;
+        let told = |at: &mut Option<Boot>| at.take_if(|at| now.boot >= *at).is_some();
+        let commit = told(&mut leading.commit_due);
+        let beat = now.boot >= leading.beat_at;
+        if beat {
+            leading.beat_at = now.boot.plus_ms(heartbeat);
+        }
+        if commit || beat {
+            self.wake_followers(fx);
+        }
+        let leading = self.leading.as_mut().expect("leads");
+        if now.boot < leading.members_at {
+            return;
+        }
+        leading.members_at = now.boot.plus_ms(MEMBERS_MS);
+        self.close_deaf_links(now, fx);
+        if self.pending.is_some() || self.known.is_none() || self.stopping {
+            return;
+        }
+        if !self.shrink(now, fx) && !self.expand(now, fx) {
+            self.copy_settings(now, fx);
+        }
+    }
+
+    /// A link whose other side hears us but is not heard keeps renewing a promise that is of no use: it is closed.
+    fn close_deaf_links(&mut self, now: Now, fx: &mut Effects) {
+        let leading = self.leading.as_ref().expect("leads");
+        let limit = self.shared.promise_ms * 2;
+        let deaf: Vec<LinkId> = leading
+            .followers
+            .values()
+            .filter(|f| now.boot.ms_since(f.heard) > limit)
+            .filter_map(|f| f.link)
+            .collect();
+        for link in deaf {
+            fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
+            self.hang_up(link, fx);
+            self.follower_link_down(now, link);
+        }
+    }
+
+    fn shrink(&mut self, now: Now, fx: &mut Effects) -> bool {
+        let (leading, known) = (self.leading.as_ref().expect("leads"), self.known.as_ref().expect("leads"));
+        let suspect = self.shared.suspect_ms;
+        let others: Vec<&Member> = known.state.in_sync.iter().filter(|m| **m != self.me).collect();
+        let (mut out, mut silent, mut longest) = (Vec::new(), Vec::new(), Boot(u64::MAX));
+        for member in &others {
+            let Some(f) = leading.followers.get(&member.copy) else {
+                out.push(member.copy);
+                continue;
+            };
+            let heard = f.heard.max(self.pulse.lock().heard_at(member.copy).unwrap_or(Boot(0)));
+            let gone = f.link.is_none() && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
+            let slow = f.marks.front().is_some_and(|(_, sent)| now.boot.ms_since(*sent) > SLOW_MS);
+            if gone || slow || leading.unname.contains(&member.copy) {
+                out.push(member.copy);
+            } else if now.boot >= heard.plus_ms(suspect) {
+                silent.push(member.copy);
+                longest = longest.min(heard);
+            }
+        }
+        // R11: whoever lost most of its members without a word lets the bigger side go first.
+        let most = silent.len() * 2 > others.len();
+        let waited = now.boot >= longest.plus_ms(self.shared.promise_ms + MOST_LOST_EXTRA_MS);
+        if !most || waited {
+            out.extend(silent);
+        }
+        let drop_fallback = leading.unname.iter().find(|c| known.state.fallback.iter().any(|m| m.copy == **c)).copied();
+        let state = known.state.clone();
+        let change = self.change(now, Why::Shrink);
+        let want = state.shrink(&out, change.clone()).or_else(|| state.unname_fallback(drop_fallback?, change));
+        let Some(want) = want else { return false };
+        let names: Vec<&str> =
+            state.in_sync.iter().filter(|m| !want.in_sync.contains(m)).map(|m| m.id.as_str()).collect();
+        fx.push(Notice::warn(format!("taking {} out of the in-sync set", names.join(", "))));
+        self.cas(want, false, fx);
+        true
+    }
+
+    fn expand(&mut self, now: Now, fx: &mut Effects) -> bool {
+        let (leading, known) = (self.leading.as_ref().expect("leads"), self.known.as_ref().expect("leads"));
+        if !leading.ready {
+            return false;
+        }
+        let fits = |(copy, f): &(&CopyId, &Follower)| {
+            let member = Member { id: f.node.clone(), copy: **copy };
+            f.link.is_some()
+                && f.whole
+                && !known.state.names(&member)
+                && f.matched >= leading.held
+                && leading.held >= f.floor
+                && f.matched >= f.floor
+                && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
+                && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES
+        };
+        let Some((copy, f)) = leading.followers.iter().find(fits) else { return false };
+        let member = Member { id: f.node.clone(), copy: *copy };
+        let state = known.state.clone();
+        let change = self.change(now, Why::Expand);
+        let Some(want) = state.expand(&member, change) else { return false };
+        fx.push(Notice::info(format!("taking {} (copy {}) into the in-sync set", member.id, member.copy)));
+        self.cas(want, false, fx);
+        true
+    }
+
+    /// The value of `min_in_sync` in `/state` counts; the leader copies it there from `/config`.
+    fn copy_settings(&mut self, now: Now, fx: &mut Effects) {
+        let min = self.shared.min_in_sync;
+        let state = &self.known.as_ref().expect("leads").state;
+        if state.min_in_sync != min && self.leading.as_ref().is_some_and(|l| l.ready) {
+            let state = state.clone();
+            let change = self.change(now, Why::Settings);
+            if let Some(want) = state.with_min_in_sync(min, change) {
+                self.cas(want, false, fx);
+            }
+        }
+    }
+
+    /// The link of a follower closed; its lease and its acknowledgements stay what they are.
+    pub(super) fn follower_link_down(&mut self, now: Now, link: LinkId) {
+        let Some(leading) = &mut self.leading else { return };
+        for f in leading.followers.values_mut().filter(|f| f.link == Some(link)) {
+            f.link = None;
+            f.closed_at = Some(now.boot);
+            f.marks.clear();
+        }
+        let named = |copy: &CopyId| {
+            let state = self.known.as_ref().map(|k| &k.state).into_iter();
+            let pending = self.pending.as_ref().map(|p| &p.want).into_iter();
+            state.chain(pending).any(|s| s.in_sync.iter().any(|m| m.copy == *copy))
+        };
+        leading.followers.retain(|copy, f| f.link.is_some() || named(copy));
+        leading.members_at = leading.members_at.min(now.boot.plus_ms(RETURN_MS));
+    }
+}

@@ -1,0 +1,596 @@
+//! Links: handshakes, frames in, bytes out.
+//!
+//! Bytes out are pulled: whoever has something for a link marks it and emits one [`Effect::WakeLink`]; the link's writer then
+//! asks [`Keeper::poll_link`] until it is idle. So one turn of the runtime makes one write per link, whatever happened in it,
+//! and a slow peer costs no memory: what it has not taken stays in the log.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{CopyId, Epoch, LinkId, Offset};
+use crate::base::limits::{FRAME_BYTES_MAX, LINK_BYTES_PER_TURN};
+use crate::base::segments::Segments;
+use crate::cluster::coordinator::CoordRequest;
+use crate::replication::log::Log;
+use crate::replication::resync::{Resync, View, decide};
+use crate::replication::wire::{
+    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, Reason, Refused, Welcome, WireError,
+};
+
+use super::leading::Follower;
+use super::{Effect, Effects, Keeper, Notice};
+
+/// What a link's writer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkPoll {
+    /// Wait for the next wake.
+    Idle,
+    /// Write these bytes, then ask again.
+    More,
+    /// The link is unknown: close the socket.
+    Gone,
+}
+
+/// One replication connection, in either direction.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Set for links that were accepted: what will be asked of the other side.
+    accepted: Option<Accepted>,
+    outbox: VecDeque<Bytes>,
+    woken: bool,
+    ack_due: bool,
+    /// Randomness for our side of the handshake.
+    nonce: [u8; 16],
+    /// The other side's challenge; hello is sent once this copy is registered.
+    challenge: Option<[u8; 16]>,
+    assembler: Assembler,
+    stream: Option<Stream>,
+    /// A refused follower asks again on a new link; this one closes once the refusal is out.
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    token: u128,
+}
+
+/// The leader's side of a link on which data flows.
+#[derive(Debug)]
+struct Stream {
+    copy: CopyId,
+    /// Whether the follower has said that it is ready for data.
+    open: bool,
+    /// Next entry to send.
+    next: Offset,
+    /// A message of which parts are still to be sent.
+    parts: Option<Parts>,
+    /// First hash of the next chunk; `None` when there are none (left).
+    chunk_from: Option<u64>,
+    /// Whose turn it is while both entries and chunks wait.
+    chunk_turn: bool,
+    acked_sent: Offset,
+    sent_at: Boot,
+}
+
+#[derive(Debug)]
+enum Head {
+    Append(AppendHead),
+    Chunk(ChunkHead, bool),
+}
+
+#[derive(Debug)]
+struct Parts {
+    head: Head,
+    pieces: VecDeque<Bytes>,
+    left: usize,
+    first: bool,
+    crc: Option<u32>,
+    /// Last entry in it, for entries.
+    last: Option<Offset>,
+}
+
+impl Keeper {
+    pub(super) fn new_link(&mut self, accepted: Option<([u8; 16], u128)>) -> LinkId {
+        let id = LinkId(self.next_link);
+        self.next_link += 1;
+        let link = Link {
+            outbox: VecDeque::new(),
+            woken: false,
+            ack_due: false,
+            nonce: accepted.map_or([0; 16], |a| a.0),
+            accepted: accepted.map(|a| Accepted { token: a.1 }),
+            challenge: None,
+            assembler: Assembler::default(),
+            stream: None,
+            closing: false,
+        };
+        self.links.insert(id, link);
+        id
+    }
+
+    /// A connection was accepted whose first frame asked for a link; `nonce` and `token` are from the operating system. Poll the
+    /// link at once: its challenge waits.
+    pub fn link_accepted(&mut self, _now: Now, nonce: [u8; 16], token: u128) -> LinkId {
+        let id = self.new_link(Some((nonce, token)));
+        let link = self.links.get_mut(&id).expect("just made");
+        link.outbox.push_back(wire::challenge(&nonce));
+        id
+    }
+
+    pub(super) fn on_link_up(&mut self, link: LinkId, nonce: [u8; 16]) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.nonce = nonce;
+        }
+    }
+
+    pub(super) fn on_link_down(&mut self, now: Now, link: LinkId, reason: &str, fx: &mut Effects) {
+        if self.links.remove(&link).is_none() {
+            return;
+        }
+        if self.following.as_ref().is_some_and(|f| f.link == Some(link)) {
+            self.on_leader_link_down(now, reason, fx);
+        }
+        self.follower_link_down(now, link);
+    }
+
+    /// Closes a link from this side.
+    pub(super) fn hang_up(&mut self, link: LinkId, fx: &mut Effects) {
+        if self.links.remove(&link).is_some() {
+            fx.push(Effect::Hangup(link));
+        }
+    }
+
+    pub(super) fn send(&mut self, link: LinkId, frame: Bytes, fx: &mut Effects) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.outbox.push_back(frame);
+            wake(link, l, fx);
+        }
+    }
+
+    pub(super) fn ack_due(&mut self, link: LinkId, fx: &mut Effects) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.ack_due = true;
+            wake(link, l, fx);
+        }
+    }
+
+    /// Wakes every link on which entries flow out.
+    pub(super) fn wake_followers(&mut self, fx: &mut Effects) {
+        for (id, link) in self.links.iter_mut().filter(|(_, l)| l.stream.as_ref().is_some_and(|s| s.open)) {
+            wake(*id, link, fx);
+        }
+    }
+
+    pub(super) fn on_frame(&mut self, now: Now, link: LinkId, frame: &Bytes, fx: &mut Effects) {
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        let done = wire::decode(frame).and_then(|frame| self.take_frame(now, link, frame, fx));
+        if let Err(error) = done {
+            fx.push(Notice::warn(format!("closing link {link}: {error}")));
+            self.hang_up(link, fx);
+            if self.following.as_ref().is_some_and(|f| f.link == Some(link)) {
+                self.on_leader_link_down(now, &error.to_string(), fx);
+            }
+            self.follower_link_down(now, link);
+        }
+    }
+
+    fn take_frame(&mut self, now: Now, link: LinkId, frame: Frame, fx: &mut Effects) -> Result<(), WireError> {
+        let dialled = self.links[&link].accepted.is_none();
+        match (frame, dialled) {
+            (Frame::Challenge(nonce), true) => {
+                self.links.get_mut(&link).expect("looked up").challenge = Some(nonce);
+                self.say_hello(link, fx);
+            }
+            (Frame::Welcome(epoch, w), true) => {
+                self.check_welcome(link, &w)?;
+                self.on_welcome(now, epoch, &w, fx)?;
+            }
+            (Frame::Refused(highest, r), true) => self.on_refused(now, link, highest, &r, fx),
+            (Frame::Append(flags, head, body), true) => {
+                let body = self.join(link, flags, head.total, body)?;
+                self.on_append(now, link, &head, body, fx)?;
+            }
+            (Frame::Chunk(flags, head, body), true) => {
+                let body = self.join(link, flags, head.total, body)?;
+                self.on_chunk(now, link, &head, flags & END != 0, body, fx)?;
+            }
+            (Frame::Hello(hello), false) => self.on_hello(now, link, &hello, fx),
+            (Frame::Accept(epoch), false) => self.on_accept(now, link, epoch, fx),
+            (Frame::Ack(ack), false) => self.on_ack(now, link, &ack, fx),
+            (Frame::Stale(epoch), false) => {
+                // Never believed from a link: `/state` has to confirm it.
+                if epoch > self.highest {
+                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                }
+            }
+            (frame, _) => return Err(WireError(format!("unexpected frame {frame:?}").chars().take(120).collect())),
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, link: LinkId, flags: u8, total: u64, body: Bytes) -> Result<Option<Bytes>, WireError> {
+        self.links.get_mut(&link).expect("looked up").assembler.join(flags, total, body)
+    }
+
+    fn say_hello(&mut self, link: LinkId, fx: &mut Effects) {
+        let secret = self.config.secret.as_deref();
+        let l = &self.links[&link];
+        let Some(challenge) = l.challenge else { return };
+        let hello = Hello {
+            cluster: self.config.cluster.clone(),
+            group: 0,
+            dataset: self.dataset,
+            node: self.me.id.clone(),
+            copy: self.me.copy,
+            epochs: self.log.epochs().to_vec(),
+            last: self.log.last(),
+            executed: self.executed(),
+            highest: self.highest,
+            nonce: wire::hex(&l.nonce),
+            proof: wire::proof(secret, "hello", &challenge, &l.nonce),
+            features: Vec::new(),
+        };
+        self.send(link, wire::hello(&hello), fx);
+    }
+
+    fn check_welcome(&self, link: LinkId, w: &Welcome) -> Result<(), WireError> {
+        let l = &self.links[&link];
+        let challenge = l.challenge.unwrap_or_default();
+        let wanted = wire::proof(self.config.secret.as_deref(), "welcome", &l.nonce, &challenge);
+        if wire::same_proof(&wanted, &w.proof) {
+            return Ok(());
+        }
+        Err(WireError("the leader does not know replication.secret".to_string()))
+    }
+
+    /// A follower introduces itself.
+    fn on_hello(&mut self, now: Now, link: LinkId, hello: &Hello, fx: &mut Effects) {
+        match self.judge(now, link, hello, fx) {
+            Ok(()) => {}
+            Err(refused) => {
+                if refused.reason != Reason::NotLeader {
+                    fx.push(Notice::warn(format!("refused {} (copy {}): {}", hello.node, hello.copy, refused.text)));
+                }
+                self.send(link, wire::refused(self.highest, &refused), fx);
+                if let Some(l) = self.links.get_mut(&link) {
+                    l.closing = true;
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, now: Now, link: LinkId, hello: &Hello, fx: &mut Effects) -> Result<(), Refused> {
+        let refuse = |reason, text: String| Err(Refused { reason, text });
+        if hello.cluster != self.config.cluster || hello.group != 0 {
+            return refuse(Reason::WrongCluster, format!("this is cluster {:?}, group 0", self.config.cluster));
+        }
+        let secret = self.config.secret.as_deref();
+        let mine = self.links[&link].nonce;
+        let theirs = wire::unhex16(&hello.nonce).unwrap_or_default();
+        if !wire::same_proof(&wire::proof(secret, "hello", &mine, &theirs), &hello.proof) {
+            return refuse(Reason::WrongSecret, "replication.secret differs".to_string());
+        }
+        if hello.highest > self.highest && hello.dataset.is_some() && hello.dataset == self.dataset {
+            fx.push(Effect::Coord(CoordRequest::Confirm));
+            return refuse(Reason::NotLeader, format!("epoch {} is not known here yet", hello.highest));
+        }
+        let (Some(leading), Some(dataset), Some(known)) = (&mut self.leading, self.dataset, &self.known) else {
+            return refuse(Reason::NotLeader, "this node does not lead".to_string());
+        };
+        let epoch = leading.epoch;
+        let mode = if hello.dataset.is_none() {
+            if !leading.ready {
+                return refuse(Reason::NotLeader, "this leader is not ready yet".to_string());
+            }
+            Mode::Full(self.log.last())
+        } else {
+            let mine = View { epochs: self.log.epochs(), last: self.log.last() };
+            let theirs = View { epochs: &hello.epochs, last: hello.last };
+            let decision = if hello.dataset == Some(dataset) {
+                decide(mine, self.log.base().offset, theirs, hello.executed)
+            } else {
+                Resync::Full
+            };
+            match decision {
+                Resync::Stream => Mode::Stream,
+                Resync::Truncate(to) => Mode::Truncate(to),
+                Resync::Full => {
+                    let text = format!("{} cannot be continued: leader {} after {}", hello.last, self.log.last(), self.log.base());
+                    let pending = self.pending.as_ref().map(|p| &p.want);
+                    let states = [Some(&known.state), pending];
+                    let named = |s: &&crate::cluster::state::ClusterState| {
+                        s.in_sync.iter().chain(&s.fallback).any(|m| m.copy == hello.copy)
+                    };
+                    if states.into_iter().flatten().any(|s| named(&s)) {
+                        leading.unname.insert(hello.copy);
+                        return refuse(Reason::StillNamed, text);
+                    }
+                    return refuse(Reason::FullResyncNeeded, text);
+                }
+            }
+        };
+        let next = match mode {
+            Mode::Stream => hello.last.offset.next(),
+            Mode::Truncate(to) => to.next(),
+            Mode::Full(base) => base.offset.next(),
+        };
+        let full = matches!(mode, Mode::Full(_));
+        let follower = leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
+        let former = follower.link.replace(link);
+        follower.closed_at = None;
+        follower.heard = now.boot;
+        follower.floor = hello.executed;
+        follower.whole = !full;
+        follower.marks.clear();
+        let token = self.links[&link].accepted.as_ref().expect("a hello comes on an accepted link").token;
+        self.pulse.lock().expect(token, hello.copy);
+        fx.push(Notice::info(format!(
+            "{} (copy {}) at {} joins: {}",
+            hello.node,
+            hello.copy,
+            hello.last,
+            match mode {
+                Mode::Stream => "partial resync, nothing to cut".to_string(),
+                Mode::Truncate(to) => format!("partial resync, cut back to {to}"),
+                Mode::Full(base) => format!("full resync from {base}"),
+            }
+        )));
+        let welcome = Welcome {
+            dataset,
+            hash_key: wire::hex(&self.store.hash_key().0),
+            mode,
+            token: format!("{token:032x}"),
+            proof: wire::proof(secret, "welcome", &theirs, &mine),
+            keys: self.store.len() as u64,
+        };
+        if let Some(former) = former {
+            self.hang_up(former, fx);
+        }
+        let l = self.links.get_mut(&link).expect("looked up");
+        l.stream = Some(Stream {
+            copy: hello.copy,
+            open: false,
+            next,
+            parts: None,
+            chunk_from: full.then_some(0),
+            chunk_turn: false,
+            acked_sent: Offset::ZERO,
+            sent_at: Boot(0),
+        });
+        self.send(link, wire::welcome(epoch, &welcome), fx);
+        Ok(())
+    }
+
+    /// The follower has registered what it will hold.
+    fn on_accept(&mut self, now: Now, link: LinkId, epoch: Epoch, fx: &mut Effects) {
+        let current = self.leading.as_ref().is_some_and(|l| l.epoch == epoch);
+        let Some(l) = self.links.get_mut(&link).filter(|_| current) else { return };
+        if let Some(stream) = &mut l.stream {
+            stream.open = true;
+            wake(link, l, fx);
+        }
+        let f = self.leading.as_mut().and_then(|l| l.followers.values_mut().find(|f| f.link == Some(link)));
+        if let Some(f) = f {
+            f.heard = now.boot;
+        }
+    }
+
+    fn on_refused(&mut self, now: Now, link: LinkId, highest: Epoch, refused: &Refused, fx: &mut Effects) {
+        let Some(f) = self.following.as_ref().filter(|f| f.link == Some(link)) else { return };
+        let (leader, epoch) = (f.leader.id.clone(), f.epoch);
+        self.hang_up(link, fx);
+        self.on_leader_link_down(now, &refused.text, fx);
+        match refused.reason {
+            Reason::FullResyncNeeded if highest == epoch => self.plan_wipe(now, &refused.text, fx),
+            Reason::FullResyncNeeded | Reason::NotLeader => {
+                if highest > self.highest {
+                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                }
+            }
+            Reason::StillNamed => {}
+            Reason::WrongCluster | Reason::WrongSecret => {
+                fx.push(Notice::error(format!("leader {leader} refuses this node: {}", refused.text)));
+            }
+        }
+    }
+
+    /// Bytes that the writer of `link` shall write now, length prefixes included; bounded per call.
+    pub fn poll_link(&mut self, now: Now, link: LinkId, out: &mut Vec<Bytes>) -> LinkPoll {
+        let ack = self.links.get(&link).filter(|l| l.ack_due).and_then(|_| self.current_ack());
+        let Some(l) = self.links.get_mut(&link) else { return LinkPoll::Gone };
+        l.woken = false;
+        out.extend(l.outbox.drain(..));
+        if std::mem::take(&mut l.ack_due) {
+            out.extend(ack.map(|a| wire::ack(&a)));
+        }
+        if l.closing {
+            self.links.remove(&link);
+            return LinkPoll::Gone;
+        }
+        if l.stream.as_ref().is_some_and(|s| s.open) && self.leading.is_some() {
+            let mut stream = l.stream.take().expect("just seen");
+            let (poll, sent) = self.pump(now, &mut stream, out);
+            self.stats.link_bytes += sent as u64;
+            if let Some(l) = self.links.get_mut(&link) {
+                l.stream = Some(stream);
+            }
+            return poll;
+        }
+        LinkPoll::Idle
+    }
+
+    /// Entries, chunks, or a heartbeat; returns the bytes put out.
+    fn pump(&mut self, now: Now, stream: &mut Stream, out: &mut Vec<Bytes>) -> (LinkPoll, usize) {
+        let mut budget = LINK_BYTES_PER_TURN;
+        let mut sent = 0;
+        while sent < budget {
+            if let Some(parts) = &mut stream.parts {
+                sent += send_part(now, self.acked, parts, out);
+                stream.sent_at = now.boot;
+                stream.acked_sent = self.acked;
+                let leading = self.leading.as_mut().expect("pump is the leader's");
+                leading.progress = now.boot;
+                if parts.left == 0 {
+                    let last = parts.last;
+                    stream.parts = None;
+                    if let (Some(last), Some(f)) = (last, leading.followers.get_mut(&stream.copy)) {
+                        f.marks.push_back((last, now.boot));
+                    }
+                }
+                continue;
+            }
+            let entries_wait = stream.next <= self.log.end();
+            if stream.chunk_from.is_some() && (stream.chunk_turn || !entries_wait) {
+                stream.chunk_turn = false;
+                self.next_chunk(stream);
+                // A chunk is read from the whole store: one per turn keeps the hold of the lock short.
+                budget = budget.min(sent + 1);
+            } else if entries_wait {
+                stream.chunk_turn = true;
+                if !self.next_block(stream) {
+                    return (LinkPoll::Gone, sent);
+                }
+            } else {
+                let beat = now.boot.ms_since(stream.sent_at) >= self.shared.heartbeat_ms;
+                if beat || stream.acked_sent < self.acked {
+                    stream.parts = Some(self.heartbeat(stream));
+                    continue;
+                }
+                return (LinkPoll::Idle, sent);
+            }
+        }
+        (LinkPoll::More, sent)
+    }
+
+    fn head_at(&self, first: Offset) -> AppendHead {
+        AppendHead {
+            epoch: self.leading.as_ref().expect("pump is the leader's").epoch,
+            entry_epoch: Epoch(0),
+            prev_epoch: self.log.epoch_of(Offset(first.0 - 1)).unwrap_or(self.log.base().epoch),
+            first,
+            count: 0,
+            acked: self.acked,
+            sent_at: 0,
+            clock: self.clock,
+            total: 0,
+        }
+    }
+
+    fn heartbeat(&self, stream: &Stream) -> Parts {
+        let head = Head::Append(self.head_at(stream.next));
+        Parts { head, pieces: VecDeque::new(), left: 0, first: true, crc: Some(0), last: None }
+    }
+
+    /// Takes up the block with the next entry; `false` if the backlog does not reach back to it.
+    fn next_block(&mut self, stream: &mut Stream) -> bool {
+        self.log.seal();
+        let Some(block) = self.log.block_at(stream.next) else { return false };
+        let mut head = self.head_at(block.first);
+        head.entry_epoch = block.epoch;
+        head.count = block.count;
+        head.total = block.bytes as u64;
+        let single = block.pieces.len() == 1 && block.bytes <= FRAME_BYTES_MAX;
+        stream.next = block.last().next();
+        stream.parts = Some(Parts {
+            head: Head::Append(head),
+            pieces: block.pieces.iter().cloned().collect(),
+            left: block.bytes,
+            first: true,
+            crc: single.then_some(block.crc),
+            last: Some(block.last()),
+        });
+        true
+    }
+
+    /// Reads the next chunk of the snapshot.
+    fn next_chunk(&mut self, stream: &mut Stream) {
+        let from = stream.chunk_from.take().expect("asked only while chunks are left");
+        let mut segments = Segments::new();
+        let chunk = self.store.chunk(from, self.config.chunk_bytes, &mut segments);
+        let bytes = segments.len();
+        let leading = self.leading.as_mut().expect("pump is the leader's");
+        let head = ChunkHead {
+            epoch: leading.epoch,
+            from,
+            upto: chunk.upto.unwrap_or(0),
+            as_of: self.log.end(),
+            keys: chunk.keys as u32,
+            total: bytes as u64,
+            ..ChunkHead::default()
+        };
+        if let Some(f) = leading.followers.get_mut(&stream.copy) {
+            f.chunk_keys += chunk.keys as u64;
+            f.chunk_bytes += bytes as u64;
+            f.floor = f.floor.max(head.as_of);
+        }
+        stream.chunk_from = chunk.upto;
+        stream.parts = Some(Parts {
+            head: Head::Chunk(head, chunk.upto.is_none()),
+            pieces: segments.take_parts().into(),
+            left: bytes,
+            first: true,
+            crc: None,
+            last: None,
+        });
+    }
+
+    /// Where the log stands, for the simulator's checks.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+fn wake(id: LinkId, link: &mut Link, fx: &mut Effects) {
+    if !std::mem::replace(&mut link.woken, true) {
+        fx.push(Effect::WakeLink(id));
+    }
+}
+
+/// Puts the next part of a message out; returns its bytes.
+fn send_part(now: Now, acked: Offset, parts: &mut Parts, out: &mut Vec<Bytes>) -> usize {
+    let mut body: Vec<Bytes> = Vec::new();
+    let mut room = FRAME_BYTES_MAX;
+    while room > 0
+        && let Some(front) = parts.pieces.front_mut()
+    {
+        let take = front.len().min(room);
+        body.push(front.split_to(take));
+        room -= take;
+        if front.is_empty() {
+            parts.pieces.pop_front();
+        }
+    }
+    let len = FRAME_BYTES_MAX - room;
+    parts.left -= len;
+    let crc = parts.crc.unwrap_or_else(|| {
+        let mut crc = crc32fast::Hasher::new();
+        body.iter().for_each(|piece| crc.update(piece));
+        crc.finalize()
+    });
+    let mut flags = 0;
+    if std::mem::take(&mut parts.first) {
+        flags |= FIRST;
+    }
+    if parts.left == 0 {
+        flags |= LAST;
+    }
+    let head = match &mut parts.head {
+        Head::Append(h) => {
+            (h.sent_at, h.acked) = (now.boot.0, acked);
+            wire::append_head(flags, h, crc, len)
+        }
+        Head::Chunk(h, end) => {
+            (h.sent_at, h.acked) = (now.boot.0, acked);
+            wire::chunk_head(if *end { flags | END } else { flags }, h, crc, len)
+        }
+    };
+    let bytes = head.len() + len;
+    out.push(head);
+    out.extend(body);
+    bytes
+}

@@ -1,0 +1,138 @@
+//! What operators are told: counters, and the cluster as this node sees it.
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::NodeId;
+use crate::cluster::registration::NodeRead;
+use crate::cluster::role::Role;
+use crate::cluster::state::Member;
+use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress};
+
+use super::Keeper;
+
+/// Counters since the start, or since CONFIG RESETSTAT.
+#[derive(Clone, Debug)]
+pub(super) struct Stats {
+    /// Start of the process, or of this counting.
+    pub since: Boot,
+    /// Commands executed.
+    pub commands: u64,
+    /// Commands answered with an error.
+    pub errors: u64,
+    /// Commands answered with MOVED.
+    pub redirects: u64,
+    /// Keys deleted because their time had come.
+    pub expired_keys: u64,
+    /// Entries applied as a follower.
+    pub entries_applied: u64,
+    /// Full resyncs begun as a follower.
+    pub full_resyncs: u64,
+    /// Bytes put on links as leader.
+    pub link_bytes: u64,
+}
+
+impl Stats {
+    pub fn new(now: Now) -> Stats {
+        Stats {
+            since: now.boot,
+            commands: 0,
+            errors: 0,
+            redirects: 0,
+            expired_keys: 0,
+            entries_applied: 0,
+            full_resyncs: 0,
+            link_bytes: 0,
+        }
+    }
+}
+
+impl Keeper {
+    /// The cluster as this node sees it, from memory alone.
+    #[must_use]
+    pub fn status(&self, now: Now) -> Status {
+        let state = self.known.as_ref().map(|k| &k.state);
+        let mut warnings = Vec::new();
+        if let Some(reason) = &self.halted {
+            warnings.push(format!("halted: {reason}"));
+        }
+        if !self.coordinator_up {
+            warnings.push("no contact to the coordination service".to_string());
+        }
+        if let Some(s) = state.filter(|s| !s.may_commit()) {
+            let (have, want) = (s.in_sync.len(), s.min_required());
+            warnings.push(format!("writes are refused: {have} of {want} members in sync"));
+        }
+        if self.config.acks == super::Acks::Leader {
+            warnings.push("acks: leader, a failover may lose acknowledged writes".to_string());
+        }
+        Status {
+            cluster: self.config.cluster.clone(),
+            node: self.me.id.clone(),
+            role: self.role.to_string(),
+            dataset: self.dataset,
+            epoch: self.highest,
+            leader: self.reported_leader(now),
+            nodes: self.nodes.iter().map(|n| self.node_status(now, n)).collect(),
+            min_in_sync: state.map_or(self.shared.min_in_sync, |s| s.min_in_sync),
+            min_in_sync_effective: state.map_or(1, |s| s.min_required() as u32),
+            peak_in_sync: state.map_or(0, |s| s.peak_in_sync),
+            resets: state.map_or(0, |s| s.resets),
+            coordinator: CoordinatorStatus { connected: self.coordinator_up },
+            warnings,
+        }
+    }
+
+    /// The leader, if this node is it or has heard it lately.
+    pub(super) fn reported_leader(&self, now: Now) -> Option<NodeId> {
+        if self.role == Role::Leader {
+            return Some(self.me.id.clone());
+        }
+        self.known_leader().filter(|_| self.leader_is_confirmed(now)).map(|l| l.id.clone())
+    }
+
+    fn node_status(&self, now: Now, node: &NodeRead) -> NodeStatus {
+        let r = &node.registration;
+        let member = Member { id: r.id.clone(), copy: r.copy };
+        let state = self.known.as_ref().map(|k| &k.state);
+        let mut status = NodeStatus {
+            id: r.id.clone(),
+            role: None,
+            client_addr: r.client_addr.clone(),
+            repl_addr: r.repl_addr.clone(),
+            in_sync: state.is_some_and(|s| s.names(&member)),
+            live: node.live == Some(r.copy),
+            end: None,
+            applied: None,
+            acked: None,
+            lag_entries: None,
+            lag_ms: None,
+            sync_progress: None,
+        };
+        if r.id == self.me.id {
+            status.role = Some(self.role.to_string());
+            status.end = Some(self.log.end());
+            status.applied = Some(self.applied);
+            status.acked = Some(self.acked);
+            status.sync_progress = self.intake.as_ref().map(|i| SyncProgress {
+                bytes: i.bytes,
+                keys: i.keys,
+                percent: i.next().map_or(100, |next| (u128::from(next) * 100 >> 64) as u8),
+            });
+        } else if let Some(f) = self.leading.as_ref().and_then(|l| l.followers.get(&r.copy)) {
+            status.role = Some(if status.in_sync { Role::Replica } else { Role::Syncing }.to_string());
+            status.applied = Some(f.applied);
+            status.acked = Some(f.matched);
+            status.lag_entries = Some(self.log.end().0.saturating_sub(f.matched.0));
+            status.lag_ms = Some(f.marks.front().map_or(0, |(_, sent)| now.boot.ms_since(*sent)));
+            let share = (f.chunk_keys * 100).checked_div(self.store.len() as u64).unwrap_or(100).min(100);
+            status.sync_progress = (!f.whole).then_some(SyncProgress {
+                bytes: f.chunk_bytes,
+                keys: f.chunk_keys,
+                percent: share as u8,
+            });
+        } else if self.known_leader() == Some(&member) && self.leader_is_confirmed(now) {
+            status.role = Some(Role::Leader.to_string());
+            status.acked = Some(self.acked);
+        }
+        status
+    }
+}

@@ -1,0 +1,283 @@
+//! Heartbeats, promises and leases (rule R9), behind a lock of their own.
+//!
+//! A leader sends a [`Beat`] each `heartbeat_ms`; a member in its epoch promises not to stand until its own clock reads receipt
+//! + `promise_ms`, and echoes the beat's clock; the leader then holds a lease from that member until *its* clock reads the
+//! sending time + min(`lease_ms`, 0.8 × the member's promise). Leases are matters of time: a closed connection ends none. A
+//! frozen candidate neither promises nor echoes (R4). Appends and acks carry the same fields and count as well. After Gray and
+//! Cheriton, "Leases" (SOSP 1989); every clock here is `CLOCK_BOOTTIME`.
+//!
+//! The thread that sends and answers takes only this lock, never the Keeper's: a long command must not depose a healthy leader.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::wire::{self, Beat, Echo, Frame, WireError};
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{CopyId, Epoch};
+
+/// The pulse of one node, shared between its Keeper and its pulse thread.
+pub type PulseCell = Mutex<Pulse>;
+
+/// What a member last let the leader know.
+#[derive(Clone, Copy, Debug)]
+struct Sign {
+    /// Largest clock of ours that it has echoed in this epoch.
+    echoed: Boot,
+    /// Its promise, ms.
+    promise_ms: u32,
+    /// When we last heard it.
+    heard: Boot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Neither leads nor follows.
+    Idle,
+    /// Leads this epoch.
+    Leading(Epoch),
+    /// Follows this epoch.
+    Following(Epoch),
+    /// Stands, or stood and does not know how it ended: neither grants nor echoes.
+    Frozen,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pulse {
+    copy: CopyId,
+    mode: Mode,
+    heartbeat_ms: u64,
+    lease_ms: u64,
+    promise_ms: u64,
+    /// Leader: pulse connections that may be opened, and whose they are.
+    tokens: BTreeMap<u128, CopyId>,
+    /// Leader: per member, in this epoch.
+    signs: BTreeMap<CopyId, Sign>,
+    /// Member: no candidacy before this.
+    promised: Boot,
+    /// Member: the latest clock of the leader's that it was sent.
+    latest_sent_at: u64,
+}
+
+impl Pulse {
+    /// A pulse at rest.
+    #[must_use]
+    pub fn new(copy: CopyId, heartbeat_ms: u64, lease_ms: u64, promise_ms: u64) -> Pulse {
+        Pulse {
+            copy,
+            mode: Mode::Idle,
+            heartbeat_ms,
+            lease_ms,
+            promise_ms,
+            tokens: BTreeMap::new(),
+            signs: BTreeMap::new(),
+            promised: Boot(0),
+            latest_sent_at: 0,
+        }
+    }
+
+    /// New periods, ms.
+    pub fn set_periods(&mut self, heartbeat_ms: u64, lease_ms: u64, promise_ms: u64) {
+        (self.heartbeat_ms, self.lease_ms, self.promise_ms) = (heartbeat_ms, lease_ms, promise_ms);
+    }
+
+    /// Period of beats, ms.
+    #[must_use]
+    pub fn heartbeat_ms(&self) -> u64 {
+        self.heartbeat_ms
+    }
+
+    /// The copy was given up for a new one: nothing said by the old one counts.
+    pub fn set_copy(&mut self, copy: CopyId) {
+        self.copy = copy;
+        self.mode = Mode::Idle;
+    }
+
+    /// Starts leading: no lease is held yet, whatever was echoed before.
+    pub fn lead(&mut self, epoch: Epoch) {
+        self.mode = Mode::Leading(epoch);
+        self.signs.clear();
+        self.tokens.clear();
+    }
+
+    /// Starts following a new epoch, with a full promise (R11: whoever hears of a new epoch waits a full period).
+    pub fn follow(&mut self, now: Now, epoch: Epoch) {
+        if self.mode != Mode::Following(epoch) {
+            self.mode = Mode::Following(epoch);
+            self.promised = self.promised.max(now.boot.plus_ms(self.promise_ms));
+        }
+    }
+
+    /// R4: from here on nothing is promised and nothing echoed.
+    pub fn freeze(&mut self) {
+        self.mode = Mode::Frozen;
+    }
+
+    /// Neither leads nor follows; a promise given stays given.
+    pub fn rest(&mut self) {
+        self.mode = Mode::Idle;
+    }
+
+    /// When the last promise ends.
+    #[must_use]
+    pub fn promised(&self) -> Boot {
+        self.promised
+    }
+
+    /// Member: a frame of the leader of `epoch` arrived, with its clock. Returns whether it is promised and may be answered.
+    pub fn grant(&mut self, now: Now, epoch: Epoch, sent_at: u64) -> bool {
+        if self.mode != Mode::Following(epoch) {
+            return false;
+        }
+        self.promised = self.promised.max(now.boot.plus_ms(self.promise_ms));
+        self.latest_sent_at = sent_at;
+        true
+    }
+
+    /// What a member puts into acks and echoes as its promise, ms.
+    #[must_use]
+    pub fn promise_ms(&self) -> u32 {
+        self.promise_ms.min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Leader: lets the holder of `token` open a pulse connection for that copy.
+    pub fn expect(&mut self, token: u128, copy: CopyId) {
+        self.tokens.retain(|_, c| *c != copy);
+        self.tokens.insert(token, copy);
+    }
+
+    /// Leader: a member's echo or ack arrived.
+    pub fn sign(&mut self, now: Now, epoch: Epoch, copy: CopyId, sent_at: u64, promise_ms: u32) {
+        if self.mode != Mode::Leading(epoch) || sent_at > now.boot.0 {
+            return;
+        }
+        let sign = self.signs.entry(copy).or_insert(Sign { echoed: Boot(0), promise_ms, heard: now.boot });
+        sign.heard = now.boot;
+        if sent_at >= sign.echoed.0 {
+            sign.echoed = Boot(sent_at);
+            sign.promise_ms = promise_ms;
+        }
+    }
+
+    /// Leader: until when that member's lease lasts.
+    #[must_use]
+    pub fn lease_until(&self, copy: CopyId) -> Boot {
+        match self.signs.get(&copy) {
+            Some(s) if s.echoed > Boot(0) => s.echoed.plus_ms(self.lease_ms.min(u64::from(s.promise_ms) * 8 / 10)),
+            _ => Boot(0),
+        }
+    }
+
+    /// Leader: when that member was last heard in this epoch.
+    #[must_use]
+    pub fn heard_at(&self, copy: CopyId) -> Option<Boot> {
+        self.signs.get(&copy).map(|s| s.heard)
+    }
+
+    /// Leader: the beat to send on every pulse connection now, with its length prefix; none when not leading.
+    pub fn beat(&mut self, now: Now) -> Option<Bytes> {
+        match self.mode {
+            Mode::Leading(epoch) => Some(wire::beat(&Beat { epoch, sent_at: now.boot.0 })),
+            _ => None,
+        }
+    }
+
+    /// Leader: whether a pulse connection with this token is expected.
+    #[must_use]
+    pub fn opened(&self, token: u128) -> bool {
+        self.tokens.contains_key(&token)
+    }
+
+    /// Leader: a frame came in on the pulse connection with this token.
+    ///
+    /// # Errors
+    /// The frame is not an echo of the member that the token was given to.
+    pub fn echoed(&mut self, now: Now, token: u128, frame: &[u8]) -> Result<(), WireError> {
+        match (wire::decode(&Bytes::copy_from_slice(frame))?, self.tokens.get(&token)) {
+            (Frame::Echo(e), Some(copy)) if *copy == e.copy => {
+                self.sign(now, e.epoch, e.copy, e.sent_at, e.promise_ms);
+                Ok(())
+            }
+            _ => Err(WireError("not an echo of the member this pulse belongs to".to_string())),
+        }
+    }
+
+    /// Member: a frame came in on its pulse connection to the leader. Returns the echo to send, if one may be sent.
+    ///
+    /// # Errors
+    /// The frame is not a beat.
+    pub fn heard(&mut self, now: Now, frame: &[u8]) -> Result<Option<Bytes>, WireError> {
+        let Frame::Beat(b) = wire::decode(&Bytes::copy_from_slice(frame))? else {
+            return Err(WireError("not a beat".to_string()));
+        };
+        let granted = self.grant(now, b.epoch, b.sent_at);
+        let echo = Echo { epoch: b.epoch, copy: self.copy, sent_at: b.sent_at, promise_ms: self.promise_ms() };
+        Ok(granted.then(|| wire::echo(&echo)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Wall;
+
+    fn at(ms: u64) -> Now {
+        Now { boot: Boot(ms * 1_000_000), wall: Wall(0) }
+    }
+
+    fn pair() -> (Pulse, Pulse) {
+        let mut leader = Pulse::new(CopyId(1), 50, 400, 500);
+        let mut member = Pulse::new(CopyId(2), 50, 400, 500);
+        leader.lead(Epoch(3));
+        leader.expect(77, CopyId(2));
+        member.follow(at(0), Epoch(3));
+        (leader, member)
+    }
+
+    fn strip(frame: &Bytes) -> &[u8] {
+        &frame[4..]
+    }
+
+    #[test]
+    fn lease_counts_from_the_sending_and_promise_from_the_receipt() {
+        let (mut leader, mut member) = pair();
+        let beat = leader.beat(at(1_000)).unwrap();
+        let echo = member.heard(at(1_030), strip(&beat)).unwrap().unwrap();
+        assert_eq!(member.promised(), at(1_530).boot);
+        leader.echoed(at(1_390), 77, strip(&echo)).unwrap();
+        assert_eq!(leader.lease_until(CopyId(2)), at(1_400).boot);
+    }
+
+    #[test]
+    fn a_frozen_member_neither_promises_nor_echoes() {
+        let (mut leader, mut member) = pair();
+        member.freeze();
+        let before = member.promised();
+        let beat = leader.beat(at(1_000)).unwrap();
+        assert_eq!(member.heard(at(1_001), strip(&beat)), Ok(None));
+        assert_eq!(member.promised(), before);
+    }
+
+    #[test]
+    fn another_epoch_is_never_granted_and_a_shorter_promise_shortens_the_lease() {
+        let (mut leader, mut member) = pair();
+        member.follow(at(900), Epoch(4));
+        let beat = leader.beat(at(1_000)).unwrap();
+        assert_eq!(member.heard(at(1_001), strip(&beat)), Ok(None));
+        leader.sign(at(1_002), Epoch(3), CopyId(2), at(1_000).boot.0, 100);
+        assert_eq!(leader.lease_until(CopyId(2)), at(1_080).boot);
+        leader.lead(Epoch(5));
+        assert_eq!(leader.lease_until(CopyId(2)), Boot(0));
+    }
+
+    #[test]
+    fn a_pulse_with_a_foreign_token_or_a_clock_of_the_future_counts_nothing() {
+        let (mut leader, _) = pair();
+        let echo = wire::echo(&Echo { epoch: Epoch(3), copy: CopyId(2), sent_at: 5_000_000, promise_ms: 500 });
+        assert!(leader.echoed(at(10), 78, strip(&echo)).is_err());
+        leader.echoed(at(4), 77, strip(&echo)).unwrap();
+        assert_eq!(leader.lease_until(CopyId(2)), Boot(0));
+    }
+}

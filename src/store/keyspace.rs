@@ -1,0 +1,497 @@
+//! All keys, in segments: extendible hashing.
+//!
+//! ```text
+//! directory (2^bits numbers)       segments
+//!   00 ──────────────────────────► depth 1: hashes 0…    a segment of depth d holds the hashes that share their top d bits
+//!   01 ────────────┘                                     and stands 2^(bits - d) times in the directory
+//!   10 ──────────────────────────► depth 2: hashes 10…
+//!   11 ──────────────────────────► depth 2: hashes 11…
+//! ```
+//! A segment holds 200 to 400 entries once there are that many; a full one splits in two, a directory that is too short for that
+//! doubles by a copy, so no insertion pays for more than one segment. Sparse segments merge with their neighbour, and the directory
+//! halves, in [`Keyspace::sweep`]. Hashes in numeric order are segments in order, which is what cursors and snapshot ranges rest on.
+//! Source: R. Fagin et al., "Extendible hashing", 1979.
+//!
+//! A split needs the key's hash again: reading the keys ahead of their use makes that 15 to 20 µs per segment; storing hashes would
+//! cost 8 bytes per key for ever.
+//!
+//! Not here: what a mutation means (the store), values (entry).
+
+use siphasher::sip::SipHasher13;
+
+use super::KeyHash;
+use super::entry::EntryBox;
+use super::size_class::size_class;
+use super::table::{Debris, GROUPS_MAX, Place, Table};
+
+/// Deepest segment, so that the end of its range fits a cursor (45 bits of hash).
+const DEPTH_MAX: u32 = 44;
+/// A segment may be that much deeper than the mean; one that still does not separate grows instead. With a secret hash key nobody
+/// gets there by chance: five halvings that leave 400 hashes on one side have a probability below 2^-2000.
+const DEPTH_BEYOND_MEAN: u32 = 5;
+/// Two neighbours with no more entries than this together become one.
+const MERGE_ENTRIES_MAX: usize = 200;
+/// Segments per allocation of the slab.
+const SLAB_CHUNK: usize = 128;
+/// What a sweep pays for looking at one segment, in entries.
+const SEGMENT_WORK: usize = 4;
+/// Bytes of big values that cost a sweep as much as an entry does.
+const FREE_BYTES_PER_WORK: usize = 16 << 10;
+
+/// The entries whose hashes share their top `depth` bits.
+#[derive(Default)]
+pub(super) struct Segment {
+    pub(super) table: Table,
+    /// Entries with an expiry.
+    expiring: u32,
+    depth: u8,
+    /// Whether it stands in `Keyspace::sparse`.
+    queued: bool,
+}
+
+impl Segment {
+    pub(super) fn expiring(&self) -> usize {
+        self.expiring as usize
+    }
+
+    /// Whether a merge or a smaller table may be due.
+    fn is_sparse(&self) -> bool {
+        let len = self.table.len();
+        len * 3 <= self.table.capacity() && self.table.groups() > 0 || self.depth > 0 && len <= MERGE_ENTRIES_MAX / 2
+    }
+}
+
+/// The segments by number. Grows by chunks, so that no insertion pays for moving all of them.
+struct Slab {
+    chunks: Vec<Vec<Segment>>,
+    free: Vec<u32>,
+}
+
+impl Slab {
+    fn new() -> Slab {
+        Slab { chunks: Vec::new(), free: Vec::new() }
+    }
+
+    #[inline]
+    fn get(&self, id: u32) -> &Segment {
+        &self.chunks[id as usize / SLAB_CHUNK][id as usize % SLAB_CHUNK]
+    }
+
+    #[inline]
+    fn get_mut(&mut self, id: u32) -> &mut Segment {
+        &mut self.chunks[id as usize / SLAB_CHUNK][id as usize % SLAB_CHUNK]
+    }
+
+    fn insert(&mut self, segment: Segment) -> u32 {
+        if let Some(id) = self.free.pop() {
+            *self.get_mut(id) = segment;
+            return id;
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == SLAB_CHUNK) {
+            self.chunks.push(Vec::with_capacity(SLAB_CHUNK));
+        }
+        let last = self.chunks.len() - 1;
+        self.chunks[last].push(segment);
+        u32::try_from(last * SLAB_CHUNK + self.chunks[last].len() - 1).expect("fewer than 2^32 segments")
+    }
+
+    fn remove(&mut self, id: u32) -> Segment {
+        self.free.push(id);
+        std::mem::take(self.get_mut(id))
+    }
+
+    fn memory(&self) -> usize {
+        self.chunks.len() * size_class(SLAB_CHUNK * size_of::<Segment>())
+    }
+}
+
+/// All keys of a store, by hash.
+pub(super) struct Keyspace {
+    hasher: SipHasher13,
+    /// Segment numbers by the top `bits` bits of the hash.
+    directory: Vec<u32>,
+    bits: u32,
+    slab: Slab,
+    /// How many segments there are of each depth. The directory may halve when there is none of depth `bits`.
+    at_depth: [u32; DEPTH_MAX as usize + 1],
+    len: usize,
+    expires: usize,
+    /// Bytes of entries and tables, detached ones included.
+    bytes: usize,
+    /// Start of the range of each segment that became sparse; each stands here once (`Segment::queued`).
+    sparse: Vec<u64>,
+    /// Tables on their way out, freed by `sweep`.
+    detached: Vec<Debris>,
+    detached_slabs: Vec<Slab>,
+    overgrown: u64,
+}
+
+/// A segment with its place in the order of hashes.
+pub(super) struct Visit<'a> {
+    pub(super) segment: &'a Segment,
+    /// Where the visit began if that is inside the segment: only hashes from there on count.
+    from: Option<u64>,
+    /// First hash behind the segment; `None`: there is none.
+    pub(super) end: Option<u64>,
+}
+
+/// First hash of the range of depth `depth` that holds `h`.
+fn range_start(h: u64, depth: u32) -> u64 {
+    if depth == 0 { 0 } else { h >> (64 - depth) << (64 - depth) }
+}
+
+/// First hash behind that range; `None`: it is the last one.
+fn range_end(h: u64, depth: u32) -> Option<u64> {
+    if depth == 0 { None } else { range_start(h, depth).checked_add(1 << (64 - depth)) }
+}
+
+impl Keyspace {
+    pub(super) fn new(hash_key: &[u8; 16]) -> Keyspace {
+        let mut space = Keyspace {
+            hasher: SipHasher13::new_with_key(hash_key),
+            directory: Vec::new(),
+            bits: 0,
+            slab: Slab::new(),
+            at_depth: [0; DEPTH_MAX as usize + 1],
+            len: 0,
+            expires: 0,
+            bytes: 0,
+            sparse: Vec::new(),
+            detached: Vec::new(),
+            detached_slabs: Vec::new(),
+            overgrown: 0,
+        };
+        space.start_empty();
+        space
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(self.hasher.hash(key))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn expires(&self) -> usize {
+        self.expires
+    }
+
+    pub(super) fn overgrown(&self) -> u64 {
+        self.overgrown
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.slab.memory() + size_class(self.directory.len() * size_of::<u32>())
+    }
+
+    /// The table that holds the key if any does.
+    #[inline]
+    pub(super) fn table(&self, h: KeyHash) -> &Table {
+        &self.slab.get(self.id(h.0)).table
+    }
+
+    #[inline]
+    fn id(&self, h: u64) -> u32 {
+        // Two shifts, because a shift by 64 is none.
+        self.directory[(h >> 1 >> (63 - self.bits)) as usize]
+    }
+
+    #[inline]
+    fn segment_mut(&mut self, h: KeyHash) -> &mut Segment {
+        let id = self.id(h.0);
+        self.slab.get_mut(id)
+    }
+
+    #[inline]
+    pub(super) fn find(&self, h: KeyHash, key: &[u8]) -> Option<Place> {
+        self.table(h).find(h, key)
+    }
+
+    /// Changes the entry at a place that `find` has just given.
+    #[inline]
+    pub(super) fn update(&mut self, h: KeyHash, place: Place, change: impl FnOnce(&mut EntryBox)) {
+        let segment = self.segment_mut(h);
+        let entry = segment.table.get_mut(place);
+        let (bytes, expiring) = (entry.as_entry().memory(), entry.as_entry().expiry().is_some());
+        change(entry);
+        let (bytes_after, expiring_after) = (entry.as_entry().memory(), entry.as_entry().expiry().is_some());
+        segment.expiring = segment.expiring + u32::from(expiring_after) - u32::from(expiring);
+        self.expires = self.expires + usize::from(expiring_after) - usize::from(expiring);
+        self.bytes = self.bytes + bytes_after - bytes;
+    }
+
+    /// Adds an entry whose key is not here yet.
+    pub(super) fn insert(&mut self, h: KeyHash, entry: EntryBox) {
+        while self.table(h).is_full() {
+            self.make_room(h);
+        }
+        let (bytes, expiring) = (entry.as_entry().memory(), entry.as_entry().expiry().is_some());
+        let segment = self.segment_mut(h);
+        segment.table.insert(h, entry);
+        segment.expiring += u32::from(expiring);
+        self.len += 1;
+        self.expires += usize::from(expiring);
+        self.bytes += bytes;
+    }
+
+    /// Drops the entry at a place that `find` has just given for a key of hash `h`.
+    pub(super) fn remove(&mut self, h: KeyHash, place: Place) {
+        let segment = self.segment_mut(h);
+        let entry = segment.table.remove(h, place);
+        let expiring = entry.as_entry().expiry().is_some();
+        segment.expiring -= u32::from(expiring);
+        self.len -= 1;
+        self.expires -= usize::from(expiring);
+        self.bytes -= entry.as_entry().memory();
+        self.queue_if_sparse(h.0);
+    }
+
+    /// The segment at `from`; its entries below `from` do not count.
+    pub(super) fn visit(&self, from: u64) -> Visit<'_> {
+        let segment = self.slab.get(self.id(from));
+        let depth = u32::from(segment.depth);
+        let inside = range_start(from, depth) < from;
+        Visit { segment, from: inside.then_some(from), end: range_end(from, depth) }
+    }
+
+    /// Drops every key; the work is left to `sweep`.
+    pub(super) fn clear(&mut self) {
+        let slab = std::mem::replace(&mut self.slab, Slab::new());
+        self.detached_slabs.push(slab);
+        self.start_empty();
+    }
+
+    /// Drops every key whose hash is below `upto`; the work is left to `sweep`, but for one segment.
+    pub(super) fn clear_below(&mut self, upto: u64) {
+        let mut next = Some(0);
+        while let Some(start) = next.filter(|&start| start < upto) {
+            let id = self.id(start);
+            let segment = self.slab.get_mut(id);
+            next = range_end(start, u32::from(segment.depth));
+            if next.is_some_and(|end| end <= upto) {
+                self.len -= segment.table.len();
+                self.expires -= std::mem::take(&mut segment.expiring) as usize;
+                self.detached.push(std::mem::take(&mut segment.table).into_debris());
+                self.queue_if_sparse(start);
+            } else {
+                self.clear_part(start, upto);
+            }
+        }
+    }
+
+    /// Does about `work` entries' worth of what was put off: frees what is detached, merges and shrinks what is sparse. Returns whether
+    /// anything is left.
+    pub(super) fn sweep(&mut self, work: usize) -> bool {
+        let mut spent = 0;
+        while spent < work {
+            spent += if !self.detached.is_empty() || !self.detached_slabs.is_empty() {
+                self.free_some()
+            } else if let Some(start) = self.sparse.pop() {
+                self.tidy(start)
+            } else {
+                break;
+            };
+        }
+        if self.sparse.is_empty() {
+            self.sparse = Vec::new();
+        }
+        !(self.detached.is_empty() && self.detached_slabs.is_empty() && self.sparse.is_empty())
+    }
+
+    fn start_empty(&mut self) {
+        let id = self.slab.insert(Segment::default());
+        self.directory = vec![id];
+        self.bits = 0;
+        self.at_depth = [0; DEPTH_MAX as usize + 1];
+        self.at_depth[0] = 1;
+        self.len = 0;
+        self.expires = 0;
+        self.sparse = Vec::new();
+    }
+
+    /// Makes the full segment of `h` larger, or splits it.
+    fn make_room(&mut self, h: KeyHash) {
+        let id = self.id(h.0);
+        let segment = self.slab.get(id);
+        let depth = u32::from(segment.depth);
+        if segment.table.groups() < GROUPS_MAX {
+            self.rebuild(id, segment.table.groups_above());
+        } else if depth < self.depth_max() {
+            self.split(h.0, id, depth);
+        } else {
+            self.overgrown += 1;
+            self.rebuild(id, segment.table.groups_above());
+        }
+    }
+
+    fn depth_max(&self) -> u32 {
+        let segments: u32 = self.at_depth.iter().sum();
+        (segments.ilog2() + DEPTH_BEYOND_MEAN).min(DEPTH_MAX)
+    }
+
+    /// Moves the entries of a segment into a table of that many groups.
+    fn rebuild(&mut self, id: u32, groups: usize) {
+        let old = std::mem::take(&mut self.slab.get_mut(id).table);
+        self.bytes -= old.memory();
+        let mut table = Table::with_groups(groups);
+        self.pour(old, &mut table);
+        self.bytes += table.memory();
+        self.slab.get_mut(id).table = table;
+    }
+
+    fn pour(&self, from: Table, into: &mut Table) {
+        let mut debris = from.into_debris();
+        while let Some(group) = debris.next_group() {
+            for entry in group {
+                into.insert(self.hash(entry.as_entry().key()), entry);
+            }
+        }
+    }
+
+    fn split(&mut self, h: u64, id: u32, depth: u32) {
+        if depth == self.bits {
+            self.directory = self.directory.iter().flat_map(|&id| [id, id]).collect();
+            self.bits += 1;
+        }
+        let old = std::mem::take(&mut self.slab.get_mut(id).table);
+        self.bytes -= old.memory();
+        let bit = 1 << (63 - depth);
+        let mut halves = [Vec::with_capacity(old.len()), Vec::with_capacity(old.len())];
+        let mut debris = old.into_debris();
+        while let Some(group) = debris.next_group() {
+            for entry in group {
+                let h = self.hash(entry.as_entry().key());
+                halves[usize::from(h.0 & bit != 0)].push((h, entry));
+            }
+        }
+        let [low, high] = halves.map(|half| self.segment_of(half, depth + 1));
+        *self.slab.get_mut(id) = low;
+        let high = self.slab.insert(high);
+        self.at_depth[depth as usize] -= 1;
+        self.at_depth[depth as usize + 1] += 2;
+        self.point(range_start(h, depth) | bit, depth + 1, high);
+        for half in [range_start(h, depth), range_start(h, depth) | bit] {
+            self.queue_if_sparse(half);
+        }
+    }
+
+    fn segment_of(&mut self, entries: Vec<(KeyHash, EntryBox)>, depth: u32) -> Segment {
+        let mut table = Table::with_groups(Table::groups_for(entries.len()));
+        let mut expiring = 0;
+        for (h, entry) in entries {
+            expiring += u32::from(entry.as_entry().expiry().is_some());
+            table.insert(h, entry);
+        }
+        self.bytes += table.memory();
+        Segment { table, expiring, depth: depth as u8, queued: false }
+    }
+
+    /// Points the whole range of depth `depth` that begins at `start` to a segment.
+    fn point(&mut self, start: u64, depth: u32, id: u32) {
+        let first = (start >> 1 >> (63 - self.bits)) as usize;
+        self.directory[first..first + (1 << (self.bits - depth))].fill(id);
+    }
+
+    fn queue_if_sparse(&mut self, h: u64) {
+        let id = self.id(h);
+        let segment = self.slab.get_mut(id);
+        if segment.is_sparse() && !segment.queued {
+            segment.queued = true;
+            self.sparse.push(range_start(h, u32::from(segment.depth)));
+        }
+    }
+
+    /// Merges the segment at `start` with its neighbour, or makes its table smaller, if that is due. Returns the work done.
+    fn tidy(&mut self, start: u64) -> usize {
+        let id = self.id(start);
+        let segment = self.slab.get_mut(id);
+        segment.queued = false;
+        let (len, depth) = (segment.table.len(), u32::from(segment.depth));
+        if depth > 0 {
+            let bit = 1 << (64 - depth);
+            let other = self.id(start ^ bit);
+            let sum = len + self.slab.get(other).table.len();
+            if self.slab.get(other).depth == depth as u8 && sum <= MERGE_ENTRIES_MAX {
+                self.merge(range_start(start, depth) & !bit, id, other, depth);
+                return SEGMENT_WORK + sum;
+            }
+        }
+        let groups = Table::groups_for(len);
+        if groups * 2 <= self.slab.get(id).table.groups() {
+            self.rebuild(id, groups);
+            return SEGMENT_WORK + len;
+        }
+        SEGMENT_WORK
+    }
+
+    fn merge(&mut self, start: u64, id: u32, other: u32, depth: u32) {
+        let (one, two) = (self.slab.remove(other), std::mem::take(self.slab.get_mut(id)));
+        self.bytes -= one.table.memory() + two.table.memory();
+        let mut table = Table::with_groups(Table::groups_for(one.table.len() + two.table.len()));
+        self.pour(one.table, &mut table);
+        self.pour(two.table, &mut table);
+        self.bytes += table.memory();
+        let expiring = one.expiring + two.expiring;
+        *self.slab.get_mut(id) = Segment { table, expiring, depth: depth as u8 - 1, queued: false };
+        self.at_depth[depth as usize] -= 2;
+        self.at_depth[depth as usize - 1] += 1;
+        self.point(start, depth - 1, id);
+        while self.bits > 0 && self.at_depth[self.bits as usize] == 0 {
+            self.directory = self.directory.iter().step_by(2).copied().collect();
+            self.bits -= 1;
+        }
+        // Queued even if it is not sparse: its own neighbour may have been waiting for it. The neighbour's old place in `sparse` may be
+        // left over; it is looked up by hash, finds the merged segment, and at worst tidies that once more.
+        self.slab.get_mut(id).queued = true;
+        self.sparse.push(start);
+    }
+
+    fn clear_part(&mut self, start: u64, upto: u64) {
+        let doomed = |entry: &EntryBox| self.hash(entry.as_entry().key()).0 < upto;
+        let segment = self.slab.get(self.id(start));
+        let keys: Vec<Vec<u8>> =
+            segment.table.iter().filter(|entry| doomed(entry)).map(|entry| entry.as_entry().key().to_vec()).collect();
+        for key in keys {
+            let h = self.hash(&key);
+            if let Some(place) = self.find(h, &key) {
+                self.remove(h, place);
+            }
+        }
+    }
+
+    /// Frees one group of entries, or takes one slab's chunk apart. Returns the work done.
+    fn free_some(&mut self) -> usize {
+        let Some(debris) = self.detached.last_mut() else {
+            let chunk = self.detached_slabs.last_mut().and_then(|slab| slab.chunks.pop());
+            let Some(chunk) = chunk else {
+                self.detached_slabs.pop();
+                return SEGMENT_WORK;
+            };
+            let work = chunk.len() * SEGMENT_WORK;
+            self.detached.extend(chunk.into_iter().map(|segment| segment.table.into_debris()));
+            return work;
+        };
+        let Some(group) = debris.next_group() else {
+            self.bytes -= debris.bytes();
+            self.detached.pop();
+            return SEGMENT_WORK;
+        };
+        let mut freed = 1;
+        for entry in group {
+            let bytes = entry.as_entry().memory();
+            self.bytes -= bytes;
+            freed += 1 + bytes / FREE_BYTES_PER_WORK;
+        }
+        freed
+    }
+}
+
+impl Visit<'_> {
+    /// Entries whose hash is not below the place where the visit began.
+    pub(super) fn entries<'a>(&'a self, space: &'a Keyspace) -> impl Iterator<Item = super::Entry<'a>> {
+        let counts = move |entry: &super::Entry<'_>| self.from.is_none_or(|from| space.hash(entry.key()).0 >= from);
+        self.segment.table.iter().map(EntryBox::as_entry).filter(counts)
+    }
+}
