@@ -133,7 +133,7 @@ log: [info]
         "f.yml: advertise: \"0.0.0.0:1\": want HOST:PORT",
         "f.yml: threads: 0: want auto or a whole number in 1..=256",
         "f.yml: zookeeper.connect: \"127.0.0.1\": want host:port,host:port",
-        "f.yml: zookeeper.session_timeout_ms: 10: want a whole number in 1000..=600000",
+        "f.yml: zookeeper.session_timeout_ms: 10: want a whole number in 200..=600000",
         "f.yml: replication.min_in_sync: 0: want auto or a whole number in 1..=1000",
         "f.yml: replication.heartbeat_ms: -5: want a whole number in 1..=600000",
         "f.yml: replication.backlog_bytes: 1: want bytes in 16384..=",
