@@ -25,4 +25,4 @@ mod runtime;
 mod timer;
 mod unsent;
 
-pub use server::{Coordination, Options, Server, StartError};
+pub use server::{Coordination, Options, Server, StartError, bind};

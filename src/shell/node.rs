@@ -140,6 +140,12 @@ impl Node {
         self.with_keeper(|keeper, _, _| keeper.role())
     }
 
+    /// Client connections, those on their way to their thread included.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.posts.iter().map(Post::load).sum()
+    }
+
     /// The effects whose order does not matter.
     fn perform(&self, effects: &Effects) {
         if effects.is_empty() {

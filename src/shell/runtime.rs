@@ -51,13 +51,14 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 ///
 /// # Errors
 /// The operating system refused the thread or the runtime.
-pub(super) fn spawn<F, Fut>(name: &str, over: CancellationToken, body: F) -> io::Result<JoinHandle<()>>
+pub(super) fn spawn<F, Fut>(name: &str, span: tracing::Span, over: CancellationToken, body: F) -> io::Result<JoinHandle<()>>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _node = span.entered(); // once per thread: what any task logs names the node
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async { over.run_until_cancelled(body()).await });
     })

@@ -169,6 +169,8 @@ impl Server {
         keeper.client_addr = advertise.unwrap_or_else(|| client_addr.to_string());
         keeper.repl_addr = repl_advertise.unwrap_or_else(|| repl_addr.to_string());
         keeper.started = now.wall;
+        keeper.parameters.push(("bind".to_owned(), client_addr.ip().to_string()));
+        keeper.parameters.push(("port".to_owned(), client_addr.port().to_string()));
         keeper.hash_key = HashKey(links::random());
         let id = keeper.node.clone();
         let shared = &keeper.shared;
@@ -228,7 +230,8 @@ impl Server {
         // Linux shows 15 bytes of a thread's name: the node's first five, so that several in one process can be told apart.
         let id = self.node.id().as_str();
         let name = format!("{}/{role}", &id[..id.len().min(5)]);
-        let thread = runtime::spawn(&name, self.node.over.clone(), body).map_err(StartError::Thread)?;
+        let span = tracing::info_span!("node", %id);
+        let thread = runtime::spawn(&name, span, self.node.over.clone(), body).map_err(StartError::Thread)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -309,7 +312,11 @@ impl Drop for Server {
     }
 }
 
-fn bind(key: &'static str, addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
+/// Takes a port; `key` is what the operator changes if that fails.
+///
+/// # Errors
+/// The port is taken, or the address is not this machine's.
+pub fn bind(key: &'static str, addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
     let bound = runtime::bind(addr).and_then(|listener| {
         let addr = listener.local_addr()?;
         Ok((listener, addr))
