@@ -173,7 +173,7 @@ impl Keeper {
                 // What chunks hold may not be acknowledged yet: only the leader's word makes it so (R8').
                 self.acked = Offset::ZERO;
                 self.dataset = Some(w.dataset);
-                self.intake = Some(Intake { keys_total: w.keys, ..Intake::default() });
+                self.intake = Some(Intake::new(w.keys));
                 f.matched = base.offset;
                 self.stats.full_resyncs += 1;
                 self.register(fx);

@@ -21,6 +21,12 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// Nothing has arrived yet, of about `keys_total` keys.
+    #[must_use]
+    pub fn new(keys_total: u64) -> Intake {
+        Intake { keys_total, ..Intake::default() }
+    }
+
     /// First hash that has not arrived; `None` when everything has.
     #[must_use]
     pub fn next(&self) -> Option<u64> {

@@ -141,3 +141,10 @@ impl Keeper {
         self.sessions.map.get(&conn).is_some_and(|s| s.trusted)
     }
 }
+impl Keeper {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn session_command(&mut self, _now: Now, _conn: ConnId, session: &mut Session, command: crate::command::SessionCommand, _args: &crate::resp::Args<'_>, out: &mut crate::resp::Output, _fx: &mut super::Effects) -> Flow {
+        match command { crate::command::SessionCommand::Ping => crate::resp::Reply::new(out, session.protocol).simple("PONG") }
+        Flow::Done
+    }
+}

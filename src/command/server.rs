@@ -1,0 +1,3 @@
+//! stub
+use crate::command::CommandSpec;
+pub const ROWS: &[CommandSpec] = &[];
