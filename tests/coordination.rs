@@ -16,6 +16,7 @@ use datakeeper::cluster::state::{Change, ClusterState, Member, MinInSync, Why};
 use datakeeper::shell::coordination::Coordinator;
 use datakeeper::shell::coordination::in_process::InProcess;
 use datakeeper::shell::coordination::zookeeper::{Options, ZooKeeper};
+use support::tripwire::{Cut, Tripwire};
 use support::zookeeper::ZooKeeper as Server;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
@@ -36,18 +37,21 @@ impl Service {
     }
 
     fn connect_with(&self, session_timeout: Duration, auth: Option<&str>) -> Node {
-        let (sender, events) = unbounded_channel();
-        let coordinator: Box<dyn Coordinator> = match self {
-            Service::InProcess(service) => Box::new(service.connect(sender)),
-            Service::ZooKeeper(server) => {
-                let connect = server.address();
-                let auth = auth.map(str::to_string);
-                let options = Options { connect, cluster: "c1".to_string(), session_timeout, auth };
-                Box::new(ZooKeeper::start(options, sender).expect("the options are sound"))
+        match self {
+            Service::InProcess(service) => {
+                let (sender, events) = unbounded_channel();
+                Node { coordinator: Box::new(service.connect(sender)), events }
             }
-        };
-        Node { coordinator, events }
+            Service::ZooKeeper(server) => connect_to(server.address(), session_timeout, auth),
+        }
     }
+}
+
+fn connect_to(connect: String, session_timeout: Duration, auth: Option<&str>) -> Node {
+    let (sender, events) = unbounded_channel();
+    let options = Options { connect, cluster: "c1".to_string(), session_timeout, auth: auth.map(str::to_string) };
+    let coordinator = Box::new(ZooKeeper::start(options, sender).expect("the options are sound"));
+    Node { coordinator, events }
 }
 
 /// One node: what it asks, and what it hears.
@@ -437,6 +441,52 @@ async fn a_change_that_lands_after_its_caller_gave_the_connection_up_is_found_ag
     assert_eq!(node.wait_resolved(10).await.0, CasOutcome::Won(1));
     let (state, _) = node.confirm().await;
     assert_eq!((change_id(&state), state.state.map(|(_, version)| version)), (Some(ChangeId(10)), Some(1)));
+}
+
+#[tokio::test]
+async fn a_change_is_won_once_wherever_the_connection_breaks() {
+    let Some(server) = Server::start() else { return };
+    let wire = Tripwire::start(server.address());
+    let mut node = connect_to(wire.address(), LONG_SESSION, None);
+    node.submit(bootstrap("n1", 1));
+    assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0));
+    node.submit(register("n1", 1, 7, 5));
+    node.wait_registered(7).await;
+    let mut state = node.confirm().await.0.state.expect("a state").0;
+    for (version, cut) in [Cut::Request, Cut::Answer, Cut::Request, Cut::Answer].into_iter().enumerate() {
+        let (version, id) = (version as i32 + 1, 100 + version as u128);
+        wire.set(&ChangeId(id).to_string(), cut);
+        // The latter two go through the transaction with checks.
+        let request = match version {
+            1 | 2 => elect(&state, version - 1, id),
+            _ => with_checks(elect(&state, version - 1, id), &[("n1", 0)]),
+        };
+        let CoordRequest::Cas { want, .. } = &request else { unreachable!() };
+        state = want.clone();
+        node.submit(request);
+        assert_eq!(node.wait_resolved(id).await.0, CasOutcome::Won(version), "{cut:?}");
+        assert!(wire.has_tripped());
+    }
+    assert_eq!(node.confirm().await.0.state, Some((state, 4)));
+    for (copy, cut) in [(8, Cut::Request), (9, Cut::Answer)] {
+        wire.set(&CopyId(copy).to_string(), cut);
+        node.submit(register("n1", 1, copy, 5));
+        node.wait_registered(copy).await;
+        assert!(wire.has_tripped());
+    }
+}
+
+#[tokio::test]
+async fn a_bootstrap_is_won_once_wherever_the_connection_breaks() {
+    for cut in [Cut::Request, Cut::Answer] {
+        let Some(server) = Server::start() else { return };
+        let wire = Tripwire::start(server.address());
+        let mut node = connect_to(wire.address(), LONG_SESSION, None);
+        wire.set(&ChangeId(1).to_string(), cut);
+        node.submit(bootstrap("n1", 1));
+        assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0), "{cut:?}");
+        assert!(wire.has_tripped());
+    }
 }
 
 #[tokio::test]

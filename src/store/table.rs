@@ -110,10 +110,13 @@ impl Table {
         Table { groups: (0..groups).map(|_| Group::new()).collect(), len: 0 }
     }
 
-    /// Groups for `len` entries and an eighth more.
+    /// Groups for `len` entries and an eighth more, as far as [`GROUPS_MAX`] goes; beyond, for `len`.
     pub(super) fn groups_for(len: usize) -> usize {
-        let fits = |&groups: &usize| capacity(groups) >= len + len / 8;
-        GROUPS.into_iter().find(fits).unwrap_or_else(|| (len / 4).next_power_of_two())
+        let wanted = len + len / 8;
+        let step = GROUPS.into_iter().find(|&groups| capacity(groups) >= wanted).unwrap_or(GROUPS_MAX);
+        std::iter::successors(Some(step), |groups| Some(groups * 2))
+            .find(|&groups| capacity(groups) >= len)
+            .unwrap_or(step)
     }
 
     /// Groups of the next larger table.
@@ -147,7 +150,7 @@ impl Table {
 
     #[inline]
     fn home(&self, h: KeyHash) -> usize {
-        ((h.0 >> 8 & 0xffff_ffff) * self.groups.len() as u64 >> 32) as usize
+        (((h.0 >> 8 & 0xffff_ffff) * self.groups.len() as u64) >> 32) as usize
     }
 
     #[inline]
