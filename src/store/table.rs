@@ -293,7 +293,7 @@ impl Debris {
 
     fn prefetch_last(&self) {
         if let Some(group) = self.groups.last() {
-            group.prefetch_entries();
+            group.slots.iter().flatten().for_each(EntryBox::prefetch_key);
         }
     }
 
