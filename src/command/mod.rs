@@ -1,1 +1,33 @@
 //! Floor 2: what each command means, one row per command.
+//!
+//! ```text
+//! request ── resolve ──► CommandSpec ──┬─ Exec::Data(f)     f(&mut Ctx, &Args): reads the store, emits mutations, writes the reply
+//!                        (table.rs)    ├─ Exec::Session(c)  the keeper executes it: it needs a connection, a role, a clock of its own
+//!                                      └─ Exec::Container   only its subcommands can be executed
+//! ```
+//!
+//! Dispatch, arity check, COMMAND and its subcommands, HELP, key positions and the flags that admission asks for all derive
+//! from the row, and a family of commands is one file: adding a command touches that file and its transcript under
+//! `tests/scripts/commands`. Nothing here knows connections, roles or time: the clock comes in with [`Ctx`].
+
+mod context;
+mod error;
+mod expiry;
+mod generic;
+mod glob;
+mod introspect;
+mod keyspace;
+mod number;
+mod server;
+mod session;
+mod spec;
+mod string;
+mod table;
+
+pub use context::{Ctx, Done, SliceState};
+pub use error::CommandError;
+pub use glob::glob_matches;
+pub use number::{Decimal, integer};
+pub use session::SessionCommand;
+pub use spec::{Categories, Category, CommandSpec, Exec, Flag, Flags, Group, KeyUse, Keys, Work};
+pub use table::{KeyIter, all, find, keys_of, resolve, slot};
