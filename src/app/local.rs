@@ -74,8 +74,7 @@ struct Cluster {
 
 impl Cluster {
     fn start(local: LocalOptions, config: Config, crashed: UnboundedSender<usize>) -> Result<Cluster, StartError> {
-        let cluster =
-            Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
+        let cluster = Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for i in 0..local.nodes {
             let port = if local.port == 0 { 0 } else { local.port + i };

@@ -81,12 +81,7 @@ impl<'o> Ctx<'_, 'o> {
     /// Runs `f` on the entry of a key that exists and is not expired, with the reply at hand. On the leader an expired one is
     /// deleted on the way.
     #[inline]
-    pub fn read<R>(
-        &mut self,
-        hash: KeyHash,
-        key: &[u8],
-        f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R,
-    ) -> Option<R> {
+    pub fn read<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R) -> Option<R> {
         match self.store.get(hash, key) {
             Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry, &mut self.reply)),
             Some(_) => {}

@@ -57,11 +57,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Write, Fast])
         .keys(Keys::one(KeyUse::Change))
         .doc(Group::Generic, "2.6.0", "Sets the expiry of a key to a Unix time in milliseconds."),
-    CommandSpec::data("persist", 2, persist)
-        .args("key")
-        .flags(&[Write, Fast])
-        .keys(Keys::one(KeyUse::Change))
-        .doc(Group::Generic, "2.2.0", "Removes the expiry of a key."),
+    CommandSpec::data("persist", 2, persist).args("key").flags(&[Write, Fast]).keys(Keys::one(KeyUse::Change)).doc(
+        Group::Generic,
+        "2.2.0",
+        "Removes the expiry of a key.",
+    ),
 ];
 
 /// An expiry that must be positive, as SET, SETEX and GETEX want it: `text` units after `base`.

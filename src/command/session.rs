@@ -2,4 +2,6 @@
 use crate::command::CommandSpec;
 pub const ROWS: &[CommandSpec] = &[];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionCommand { Ping }
+pub enum SessionCommand {
+    Ping,
+}

@@ -9,15 +9,8 @@ use crate::command::{CommandError, expiry, generic, introspect, keyspace, server
 use crate::resp::Args;
 
 /// The families in the order in which COMMAND lists them.
-const FAMILIES: &[&[CommandSpec]] = &[
-    string::ROWS,
-    generic::ROWS,
-    expiry::ROWS,
-    keyspace::ROWS,
-    server::ROWS,
-    introspect::ROWS,
-    session::ROWS,
-];
+const FAMILIES: &[&[CommandSpec]] =
+    &[string::ROWS, generic::ROWS, expiry::ROWS, keyspace::ROWS, server::ROWS, introspect::ROWS, session::ROWS];
 
 /// Every command; subcommands are in their container's row.
 pub fn all() -> impl Iterator<Item = &'static CommandSpec> + Clone {
@@ -201,7 +194,11 @@ mod tests {
             assert!(names.insert(name), "{name} has two rows");
             assert!(!spec.since.is_empty() && !spec.summary.is_empty(), "{name} is undocumented");
             assert!(spec.summary.ends_with('.'), "{name}: the summary is a sentence");
-            assert_eq!(spec.args.is_empty(), spec.arity == 1 || (spec.arity == 2 && name.contains('|')), "{name}: arity and args");
+            assert_eq!(
+                spec.args.is_empty(),
+                spec.arity == 1 || (spec.arity == 2 && name.contains('|')),
+                "{name}: arity and args"
+            );
             let (write, readonly) = (spec.flags.has(Flag::Write), spec.flags.has(Flag::Readonly));
             assert!(!(write && readonly), "{name} writes or not");
             assert!(write || !spec.flags.has(Flag::DenyOom), "{name} cannot grow the store without writing");

@@ -51,7 +51,12 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
 ///
 /// # Errors
 /// The operating system refused the thread or the runtime.
-pub(super) fn spawn<F, Fut>(name: &str, span: tracing::Span, over: CancellationToken, body: F) -> io::Result<JoinHandle<()>>
+pub(super) fn spawn<F, Fut>(
+    name: &str,
+    span: tracing::Span,
+    over: CancellationToken,
+    body: F,
+) -> io::Result<JoinHandle<()>>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
