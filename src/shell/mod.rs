@@ -26,3 +26,6 @@ mod timer;
 mod unsent;
 
 pub use server::{Coordination, Options, Server, StartError, bind};
+
+#[cfg(test)]
+mod tests;
