@@ -178,8 +178,9 @@ fn cpu(threads: &[String]) -> Duration {
 /// Puts threads on one core, if that can be done.
 fn pin(threads: &[String], core: &str) {
     for thread in threads {
-        let quiet = Command::new("taskset").args(["-pc", core, thread]).stdout(Stdio::null()).stderr(Stdio::null());
-        let _ = quiet.status(); // one core only, or no taskset: numbers are noisier, nothing else
+        let mut taskset = Command::new("taskset");
+        taskset.args(["-pc", core, thread]).stdout(Stdio::null()).stderr(Stdio::null());
+        let _ = taskset.status(); // one core only, or no taskset: numbers are noisier, nothing else
     }
 }
 
