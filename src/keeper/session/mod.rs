@@ -155,6 +155,7 @@ impl Keeper {
     ) -> Flow {
         match command {
             crate::command::SessionCommand::Ping => crate::resp::Reply::new(out, session.protocol).simple("PONG"),
+            other => crate::resp::Reply::new(out, session.protocol).error(&format!("ERR {other:?}")),
         }
         Flow::Done
     }
