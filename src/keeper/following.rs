@@ -101,7 +101,17 @@ impl Keeper {
         }
         let registered = self.registered.is_some_and(|(copy, _)| copy == self.me.copy);
         let Some(f) = &mut self.following else { return };
-        if f.link.is_some() || now.boot < f.retry_at {
+        if now.boot < f.retry_at {
+            return;
+        }
+        if let Some(link) = f.link {
+            // While there is a link this is the time to look whether it still says anything.
+            let deaf_at = f.heard.plus_ms(self.shared.promise_ms * 2);
+            f.retry_at = deaf_at;
+            if now.boot >= deaf_at {
+                self.hang_up(link, fx);
+                self.on_leader_link_down(now, "nothing heard on it", fx);
+            }
             return;
         }
         f.retry_at = now.boot.plus_ms(f.pause_ms);
@@ -113,7 +123,8 @@ impl Keeper {
         if !registered {
             return;
         }
-        f.retry_at = Boot(u64::MAX);
+        f.heard = now.boot;
+        f.retry_at = now.boot.plus_ms(self.shared.promise_ms * 2);
         let link = self.new_link(None);
         self.following.as_mut().expect("just seen").link = Some(link);
         fx.push(Effect::Dial { link, addr });

@@ -244,6 +244,10 @@ impl Keeper {
         }
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
+        if self.waiting.len() > self.blocked.len() && !self.gates(now).any_waits() {
+            // A lease came back with a pulse, which does not pass through here.
+            self.resume_waiting(fx);
+        }
         if self.pending.is_some() || self.known.is_none() || self.stopping {
             return;
         }
