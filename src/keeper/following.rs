@@ -226,7 +226,7 @@ impl Keeper {
     }
 
     /// Checks that a frame comes from the leader that is followed. `Ok(false)`: from a deposed one, to be ignored.
-    fn from_leader(
+    fn hear_leader(
         &mut self,
         now: Now,
         link: LinkId,
@@ -256,14 +256,14 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
             if head.count > 0 {
                 self.take_entries(head, body)?;
             }
-            let f = self.following.as_mut().expect("from_leader looked");
+            let f = self.following.as_mut().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
             if head.count == 0 && self.applied == self.log.end() {
@@ -316,7 +316,7 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
@@ -334,7 +334,7 @@ impl Keeper {
                 let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
                 fx.push(Notice::info(text));
             }
-            let f = self.following.as_ref().expect("from_leader looked");
+            let f = self.following.as_ref().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
         }
