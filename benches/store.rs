@@ -2,13 +2,13 @@
 //!
 //! Bound, on the back of an envelope: SipHash of a 16-byte key is 10 ns. A key in cache is then two cache lines of tags and slots, one
 //! of the entry: 20 to 30 ns. Out of cache each of the two dependent misses (group, entry) is 100 to 200 ns when they stand alone; sixteen
-//! or more in flight divide that by five to ten. A segment of 400 entries splits in 15 to 40 µs, the directory of 16 M keys copies
+//! or more in flight divide that by five to ten. A segment of 416 entries splits in 15 to 40 µs, the directory of 16 M keys copies
 //! in 100 µs.
 //!
 //! Run: `cargo bench --bench store` (about a minute); `DATAKEEPER_BENCH_KEYS=16000000` for the table of stalls and bytes at another size.
 //!
 //! A surprise would be: a batch of 64 on 1 M keys that is not at least twice as fast as single gets; a miss dearer than a hit; a worst
-//! insertion above 200 µs of CPU on a quiet machine; more than 78 bytes per key for 16 + 32.
+//! insertion above 200 µs of CPU on a quiet machine; more than 77 bytes per key for 16 + 32.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cli::LocalOptions;
 use super::config::Config;
-use super::server::{Stop, options};
+use super::server::{Stop, options, raise_open_files};
 use crate::base::ids::NodeId;
 use crate::shell::admin::{Admin, CrashHook, Nodes};
 use crate::shell::coordination::in_process::InProcess;
@@ -35,6 +35,7 @@ pub fn run(local: LocalOptions, config: Config) -> ExitCode {
 /// # Errors
 /// Why the nodes could not start, or one could not go on; for the operator.
 async fn serve(local: LocalOptions, config: Config) -> Result<(), String> {
+    raise_open_files();
     let mut stop = Stop::listen()?;
     let (crashed, crashes) = unbounded_channel();
     let cluster = Cluster::start(local, config, crashed).map_err(|error| error.to_string())?;
@@ -74,8 +75,7 @@ struct Cluster {
 
 impl Cluster {
     fn start(local: LocalOptions, config: Config, crashed: UnboundedSender<usize>) -> Result<Cluster, StartError> {
-        let cluster =
-            Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
+        let cluster = Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for i in 0..local.nodes {
             let port = if local.port == 0 { 0 } else { local.port + i };

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{self, Bootstrap, Config};
+use crate::base::limits::CLIENTS_MAX;
 use crate::keeper::{Acks, KeeperConfig, ReadMode};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
-use crate::shell::{Coordination, Options, Server};
+use crate::shell::{self, Coordination, Options, Server};
 
 /// Runs one node until it is told to stop.
 #[must_use]
@@ -24,6 +25,7 @@ pub fn run(config: Config) -> ExitCode {
 /// # Errors
 /// Why the node could not start, or could not go on; for the operator.
 async fn serve(config: &Config) -> Result<(), String> {
+    raise_open_files();
     let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
     let server = Server::start(options(config, coordination(config))).map_err(|error| error.to_string())?;
     let mut failure = server.failure();
@@ -50,6 +52,14 @@ async fn serve(config: &Config) -> Result<(), String> {
             tracing::info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// Makes room for clients, or says how many there is room for.
+pub(super) fn raise_open_files() {
+    let wanted = (CLIENTS_MAX + 100) as u64;
+    if let Some(limit) = shell::raise_open_files().filter(|limit| *limit < wanted) {
+        tracing::warn!("open files are limited to {limit}: fewer than {CLIENTS_MAX} clients can connect (ulimit -n)");
     }
 }
 

@@ -207,7 +207,12 @@ fn write_details(reply: &mut Reply<'_>, spec: &CommandSpec) {
         reply.bulk(b"find_keys");
         write_search(reply, "range", &[("lastkey", last), ("keystep", step.into()), ("limit", 0)]);
     }
-    reply.array(spec.subs.len());
+    // Redis sends no subcommands as an empty set, and some as an array.
+    if spec.subs.is_empty() {
+        reply.set(0)
+    } else {
+        reply.array(spec.subs.len())
+    }
     spec.subs.iter().for_each(|sub| write_details(reply, sub));
 }
 

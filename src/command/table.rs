@@ -24,7 +24,7 @@ pub fn find(name: &[u8]) -> Option<&'static CommandSpec> {
     let word = fold(name);
     let mut at = bucket(word, name.len());
     while let Some(slot) = &INDEX[at] {
-        if slot.word == word && slot.spec.name.len() == name.len() && tail_matches(slot.spec.name.as_bytes(), name) {
+        if slot.word == word && slot.len == name.len() && tail_matches(slot.spec.name.as_bytes(), name) {
             return Some(slot.spec);
         }
         at = (at + 1) % INDEX_LEN;
@@ -103,6 +103,7 @@ const INDEX_LEN: usize = 256;
 #[derive(Clone, Copy)]
 struct Slot {
     word: u64,
+    len: usize,
     spec: &'static CommandSpec,
 }
 
@@ -119,7 +120,7 @@ static INDEX: [Option<Slot>; INDEX_LEN] = {
             while index[at].is_some() {
                 at = (at + 1) % INDEX_LEN;
             }
-            index[at] = Some(Slot { word, spec });
+            index[at] = Some(Slot { word, len: spec.name.len(), spec });
             row += 1;
             count += 1;
         }
@@ -129,15 +130,25 @@ static INDEX: [Option<Slot>; INDEX_LEN] = {
     index
 };
 
-/// The first eight bytes in lower case, the first byte lowest.
+/// The first eight bytes in lower case, the first byte lowest; what a shorter name lacks is blank. Overlapping reads in place of a
+/// loop: its length would be mispredicted whenever two commands alternate.
 #[inline]
 const fn fold(name: &[u8]) -> u64 {
-    let (mut word, mut i) = (0, 0);
-    while i < name.len() && i < 8 {
-        word |= ((name[i] | 0x20) as u64) << (8 * i);
-        i += 1;
-    }
-    word
+    const BLANKS: u64 = u64::from_ne_bytes([b' '; 8]);
+    let word = match name {
+        [] => 0,
+        [a, b, c, d, e, f, g, h, ..] => u64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+        [a, b, c, d, ..] => {
+            let shift = name.len() - 4;
+            let last = [name[shift], name[shift + 1], name[shift + 2], name[shift + 3]];
+            u32::from_le_bytes([*a, *b, *c, *d]) as u64 | (u32::from_le_bytes(last) as u64) << (8 * shift)
+        }
+        [first, ..] => {
+            let (middle, last) = (name.len() / 2, name.len() - 1);
+            *first as u64 | (name[middle] as u64) << (8 * middle) | (name[last] as u64) << (8 * last)
+        }
+    };
+    word | BLANKS
 }
 
 #[inline]

@@ -165,13 +165,12 @@ impl Keeper {
                     return outcome;
                 }
                 session.wait_until = None;
-                let mark = out.mark();
-                // A sliced command goes on writing where it left off, so only a finished one is taken back on error.
+                let on_keys = write || spec.flags.has(Flag::Readonly);
                 let mut ctx = Ctx {
                     store: &mut self.store,
                     reply: Reply::new(out, protocol),
                     log: &mut self.scratch,
-                    clock: self.clock,
+                    clock: if on_keys { self.clock } else { now.wall },
                     expire: self.role == Role::Leader,
                     first_key,
                     slice: &mut session.slice,
@@ -181,7 +180,7 @@ impl Keeper {
                 let emitted = ctx.emitted;
                 if emitted > 0 {
                     *need = self.append(session, spec, args, first_key);
-                } else if (write || spec.flags.has(Flag::Readonly)) && self.acked < self.log.end() {
+                } else if on_keys && self.acked < self.log.end() {
                     *need = (*need).max(self.saw(spec, args, first_key));
                 }
                 match result {
@@ -190,7 +189,6 @@ impl Keeper {
                     Err(error) => {
                         let text = error.text();
                         self.stats.error(&text);
-                        out.rewind(mark);
                         Reply::new(out, protocol).error(&text);
                     }
                 }

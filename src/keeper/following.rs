@@ -101,7 +101,17 @@ impl Keeper {
         }
         let registered = self.registered.is_some_and(|(copy, _)| copy == self.me.copy);
         let Some(f) = &mut self.following else { return };
-        if f.link.is_some() || now.boot < f.retry_at {
+        if now.boot < f.retry_at {
+            return;
+        }
+        if let Some(link) = f.link {
+            // While there is a link this is the time to look whether it still says anything.
+            let deaf_at = f.heard.plus_ms(self.shared.promise_ms * 2);
+            f.retry_at = deaf_at;
+            if now.boot >= deaf_at {
+                self.hang_up(link, fx);
+                self.on_leader_link_down(now, "nothing heard on it", fx);
+            }
             return;
         }
         f.retry_at = now.boot.plus_ms(f.pause_ms);
@@ -113,7 +123,8 @@ impl Keeper {
         if !registered {
             return;
         }
-        f.retry_at = Boot(u64::MAX);
+        f.heard = now.boot;
+        f.retry_at = now.boot.plus_ms(self.shared.promise_ms * 2);
         let link = self.new_link(None);
         self.following.as_mut().expect("just seen").link = Some(link);
         fx.push(Effect::Dial { link, addr });
@@ -136,7 +147,13 @@ impl Keeper {
     }
 
     /// The leader's answer to the hello.
-    pub(super) fn on_welcome(&mut self, now: Now, epoch: Epoch, w: &Welcome, fx: &mut Effects) -> Result<(), WireError> {
+    pub(super) fn on_welcome(
+        &mut self,
+        now: Now,
+        epoch: Epoch,
+        w: &Welcome,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
         let refuse = |text: String| Err(WireError(text));
         let Some(f) = &mut self.following else { return refuse("welcome from a node that is not followed".into()) };
         if f.welcomed || f.accepted {
@@ -209,7 +226,14 @@ impl Keeper {
     }
 
     /// Checks that a frame comes from the leader that is followed. `Ok(false)`: from a deposed one, to be ignored.
-    fn from_leader(&mut self, now: Now, link: LinkId, epoch: Epoch, sent_at: u64, fx: &mut Effects) -> Result<bool, WireError> {
+    fn hear_leader(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        epoch: Epoch,
+        sent_at: u64,
+        fx: &mut Effects,
+    ) -> Result<bool, WireError> {
         if epoch < self.highest {
             self.send(link, wire::stale(self.highest), fx);
             return Ok(false);
@@ -232,14 +256,14 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
             if head.count > 0 {
                 self.take_entries(head, body)?;
             }
-            let f = self.following.as_mut().expect("from_leader looked");
+            let f = self.following.as_mut().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
             if head.count == 0 && self.applied == self.log.end() {
@@ -272,7 +296,8 @@ impl Keeper {
         // A block that was in part received before: what is there is known to be equal.
         let known = (end.0 - prev.0) as usize;
         if known < all.len() {
-            let skip: usize = all[..known].iter().map(|e| crate::replication::log::ENTRY_HEAD_BYTES + e.mutations.len()).sum();
+            let skip: usize =
+                all[..known].iter().map(|e| crate::replication::log::ENTRY_HEAD_BYTES + e.mutations.len()).sum();
             let count = (all.len() - known) as u32;
             drop(all);
             self.log.append_block(head.entry_epoch, end.next(), count, body.slice(skip..));
@@ -291,7 +316,7 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
@@ -309,7 +334,7 @@ impl Keeper {
                 let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
                 fx.push(Notice::info(text));
             }
-            let f = self.following.as_ref().expect("from_leader looked");
+            let f = self.following.as_ref().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
         }

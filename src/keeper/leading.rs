@@ -248,6 +248,10 @@ impl Keeper {
         }
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
+        if self.waiting.len() > self.blocked.len() && !self.gates(now).any_waits() {
+            // A lease came back with a pulse, which does not pass through here.
+            self.resume_waiting(fx);
+        }
         if self.pending.is_some() || self.known.is_none() || self.stopping {
             return;
         }
@@ -260,12 +264,8 @@ impl Keeper {
     fn close_deaf_links(&mut self, now: Now, fx: &mut Effects) {
         let leading = self.leading.as_ref().expect("leads");
         let limit = self.shared.promise_ms * 2;
-        let deaf: Vec<LinkId> = leading
-            .followers
-            .values()
-            .filter(|f| now.boot.ms_since(f.heard) > limit)
-            .filter_map(|f| f.link)
-            .collect();
+        let deaf: Vec<LinkId> =
+            leading.followers.values().filter(|f| now.boot.ms_since(f.heard) > limit).filter_map(|f| f.link).collect();
         for link in deaf {
             fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
             self.hang_up(link, fx);

@@ -157,7 +157,7 @@ impl Keeper {
             status.sync_progress = self.intake.as_ref().map(|i| SyncProgress {
                 bytes: i.bytes,
                 keys: i.keys,
-                percent: i.next().map_or(100, |next| (u128::from(next) * 100 >> 64) as u8),
+                percent: i.next().map_or(100, |next| ((u128::from(next) * 100) >> 64) as u8),
             });
         } else if let Some(f) = self.leading.as_ref().and_then(|l| l.followers.get(&r.copy)) {
             status.role = Some(if status.in_sync { Role::Replica } else { Role::Syncing }.to_string());

@@ -219,12 +219,7 @@ const METRICS: &[Metric] = &[
         help: "How often the cluster started over empty.",
         value: |r| Some(r.status.resets),
     },
-    Metric {
-        name: "connected_clients",
-        kind: "gauge",
-        help: "Client connections.",
-        value: |r| Some(r.clients as u64),
-    },
+    Metric { name: "connected_clients", kind: "gauge", help: "Client connections.", value: |r| Some(r.clients as u64) },
     Metric {
         name: "link_sends_total",
         kind: "counter",

@@ -25,4 +25,8 @@ mod runtime;
 mod timer;
 mod unsent;
 
+pub use runtime::raise_open_files;
 pub use server::{Coordination, Options, Server, StartError, bind};
+
+#[cfg(test)]
+mod tests;

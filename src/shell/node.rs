@@ -100,7 +100,9 @@ impl Node {
         let mut keeper = self.keeper.lock();
         let now = clock::now();
         self.hold_since.store(now.boot.0, Ordering::Relaxed);
+        let fuse = Fuse;
         let result = act(&mut keeper, now, &mut effects);
+        std::mem::forget(fuse);
         let deadline = keeper.next_deadline().0;
         let nearer = deadline < self.deadline.load(Ordering::Acquire);
         if nearer {
@@ -254,6 +256,16 @@ impl Node {
     }
 }
 
+/// Ends the process when the Keeper panics: it broke an invariant, and whatever it said next could be wrong.
+struct Fuse;
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        tracing::error!("an invariant of the Keeper is broken: the process ends at once");
+        std::process::abort();
+    }
+}
+
 /// Whether an effect means something else when it changes places with another.
 fn is_order(effect: &Effect) -> bool {
     match effect {
@@ -272,8 +284,8 @@ fn is_order(effect: &Effect) -> bool {
 
 fn log(notice: &Notice) {
     match notice.level {
-        Level::Error => tracing::error!("{notice}"),
-        Level::Warn => tracing::warn!("{notice}"),
-        Level::Info => tracing::info!("{notice}"),
+        Level::Error => tracing::error!(target: "datakeeper", "{notice}"),
+        Level::Warn => tracing::warn!(target: "datakeeper", "{notice}"),
+        Level::Info => tracing::info!(target: "datakeeper", "{notice}"),
     }
 }

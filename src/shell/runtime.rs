@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -47,11 +48,26 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Raises this process's soft limit of open files to the hard one, as Redis does: a shell's usual 1,024 would be the number
+/// of clients. Returns the limit that holds now; none if there is none.
+pub fn raise_open_files() -> Option<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current, // may always be raised to the hard limit; if not, what holds is what was
+    }
+}
+
 /// Starts a thread that runs `body` on a runtime of its own until it ends or the node is over, then drops all its tasks.
 ///
 /// # Errors
 /// The operating system refused the thread or the runtime.
-pub(super) fn spawn<F, Fut>(name: &str, span: tracing::Span, over: CancellationToken, body: F) -> io::Result<JoinHandle<()>>
+pub(super) fn spawn<F, Fut>(
+    name: &str,
+    span: tracing::Span,
+    over: CancellationToken,
+    body: F,
+) -> io::Result<JoinHandle<()>>
 where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()>,

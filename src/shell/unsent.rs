@@ -101,3 +101,86 @@ impl Unsent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a few bytes at a time, then nothing until it is emptied.
+    #[derive(Default)]
+    struct Narrow {
+        taken: Vec<u8>,
+        room: usize,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Poll::Pending;
+            }
+            self.room -= taken;
+            self.taken.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn output(text: &str) -> Output {
+        let mut output = Output::new();
+        output.put_encoded(text.as_bytes());
+        output
+    }
+
+    fn drain(unsent: &mut Unsent, socket: &mut Narrow, released: u64) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while unsent.may_leave(released) {
+            match unsent.poll_write(&mut cx, socket, released, &mut Buffers::default()) {
+                Poll::Ready(written) => written.expect("a narrow socket never fails"),
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    #[test]
+    fn held_reply_keeps_back_what_stands_behind_it_and_nothing_else() {
+        let (mut unsent, mut socket) = (Unsent::default(), Narrow { room: 100, ..Narrow::default() });
+        let buffers = &mut Buffers::default();
+        unsent.push(None, output("a"), buffers);
+        unsent.push(Some(7), output("b"), buffers);
+        unsent.push(None, output("c"), buffers);
+        unsent.push(Some(8), output("d"), buffers);
+        drain(&mut unsent, &mut socket, 6);
+        assert_eq!((socket.taken.as_slice(), unsent.len()), (&b"a"[..], 3));
+        drain(&mut unsent, &mut socket, 7);
+        assert_eq!((socket.taken.as_slice(), unsent.len()), (&b"abc"[..], 1));
+        drain(&mut unsent, &mut socket, 8);
+        assert_eq!((socket.taken.as_slice(), unsent.is_empty()), (&b"abcd"[..], true));
+    }
+
+    #[test]
+    fn partial_writes_go_on_where_they_stopped_across_small_and_shared_pieces() {
+        let (mut unsent, mut socket) = (Unsent::default(), Narrow::default());
+        let buffers = &mut Buffers::default();
+        let shared = bytes::Bytes::from(vec![b'x'; 20_000]);
+        let mut big = output("head");
+        big.put_encoded_shared(&shared);
+        big.put_encoded(b"tail");
+        let expected = [&b"first"[..], b"head", &shared, b"tail", b"last"].concat();
+        unsent.push(None, output("first"), buffers);
+        unsent.push(Some(1), big, buffers);
+        unsent.push(None, output("last"), buffers);
+        while !unsent.is_empty() {
+            let before = unsent.len();
+            socket.room = 3_001;
+            drain(&mut unsent, &mut socket, 1);
+            assert!(unsent.len() < before, "stuck with {before} bytes");
+        }
+        assert!(socket.taken == expected, "bytes were lost, doubled or moved");
+    }
+}
