@@ -153,6 +153,7 @@ impl Keeper {
         }
         f.heard = now.boot;
         f.applied = f.applied.max(ack.applied);
+        let moved = ack.matched > f.matched || ack.whole && !f.whole;
         f.whole |= ack.whole;
         if ack.matched > f.matched {
             f.matched = ack.matched;
@@ -163,6 +164,9 @@ impl Keeper {
         }
         self.pulse.lock().sign(now, ack.epoch, ack.copy, ack.sent_at, ack.promise_ms);
         self.advance(now, fx);
+        if moved {
+            self.resume_blocked(fx);
+        }
     }
 
     /// Moves held and acked forward, makes the leader ready, releases what waited.

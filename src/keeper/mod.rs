@@ -356,6 +356,7 @@ impl Keeper {
 
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
+        self.stats.sample(now);
         let more = self.store.sweep(256);
         if self.role == Role::Leader {
             self.expire_due(now, fx);
