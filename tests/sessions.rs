@@ -239,7 +239,12 @@ fn wait_is_answered_by_the_acknowledgement_that_was_missing_and_not_before() {
     let conn = world.connect(0);
     world.cut_off.insert(2);
     assert_eq!(world.ask_on(0, conn, &["SET", "k", "v"]), b"+OK\r\n");
+    let begin = world.now_ms;
     assert_eq!(world.ask_on(0, conn, &["WAIT", "1", "0"]), b":1\r\n");
+    assert!(
+        world.now_ms - begin <= 5,
+        "the acknowledgement of one replica is enough, though the set as a whole has not moved"
+    );
     let mut wait = world.request(0, conn, &["WAIT", "2", "0"]);
     let info = world.ask(0, &["INFO", "clients"]);
     assert_eq!(field(&info, "blocked_clients"), Some("1"));

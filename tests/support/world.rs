@@ -96,7 +96,7 @@ impl World {
         });
         self.perform(i, fx);
         for event in hello {
-            self.event(i, Event::Coord(event));
+            self.event(i, Event::Coord(Box::new(event)));
         }
         self.settle();
     }
@@ -153,7 +153,7 @@ impl World {
                     self.nodes[i].as_mut().unwrap().pulse_to = Some((peer, token));
                 }
                 Effect::PulseStop => node.pulse_to = None,
-                Effect::Coord(request) => node.coordinator.submit(request),
+                Effect::Coord(request) => node.coordinator.submit(*request),
                 Effect::Release { conn, seq } => {
                     node.released.insert(conn, seq);
                 }
@@ -204,7 +204,7 @@ impl World {
                     quiet = false;
                     let answers = node.coordinator.step(&mut self.model, Fate::Answered);
                     for event in answers {
-                        self.event(i, Event::Coord(event));
+                        self.event(i, Event::Coord(Box::new(event)));
                     }
                 }
             }
@@ -213,7 +213,7 @@ impl World {
                 quiet = false;
                 let of = |n: &Option<Node>| n.as_ref().is_some_and(|n| n.coordinator.session() == Some(session));
                 if let Some(i) = self.nodes.iter().position(of) {
-                    self.event(i, Event::Coord(event));
+                    self.event(i, Event::Coord(Box::new(event)));
                 }
             }
             if quiet {
