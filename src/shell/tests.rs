@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::coordination::in_process::InProcess;
+use super::node::HOLD_STUCK_MS;
 use super::server::{Coordination, Options, Server, StartError};
 use crate::base::limits::OUTPUT_BYTES_PAUSE;
 use crate::cluster::role::Role;
@@ -288,6 +289,19 @@ fn stranger_at_the_replication_port_is_sent_away() {
         assert!(answer.is_empty(), "{strange:?} was answered: {answer:?}");
     }
     assert_eq!(ask(server.client_addr(), b"SET k v\r\n"), "+OK\r\n");
+}
+
+#[test]
+fn node_whose_keeper_is_held_for_long_counts_as_stuck_until_it_is_let_go() {
+    let server = solo();
+    let node = server.node();
+    let long_after = node.with_keeper(|_, now, _| now.boot.plus_ms(2 * HOLD_STUCK_MS));
+    assert!(!node.is_stuck(long_after), "nobody holds the lock");
+    let (before, after) = node.with_keeper(|_, now, _| {
+        let limit = now.boot.plus_ms(HOLD_STUCK_MS);
+        (node.is_stuck(limit), node.is_stuck(limit.plus_ms(1)))
+    });
+    assert!(!before && after, "{before} {after}");
 }
 
 #[test]
