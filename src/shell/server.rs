@@ -116,6 +116,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// Access to the coordination service, and how it ends when the node crashes.
+#[allow(clippy::large_enum_variant)] // one per node
 pub(super) enum Access {
     InProcess(Seat),
     Other(Box<dyn Coordinator>),
