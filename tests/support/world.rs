@@ -41,11 +41,13 @@ pub struct World {
     pub repl_addrs: Vec<String>,
 }
 
-/// One command on its way.
+/// A batch of commands on its way.
 pub struct Request {
     pub node: usize,
     pub conn: ConnId,
     batch: Batch,
+    /// Commands executed.
+    done: usize,
     pub out: Output,
     held: Option<u64>,
     pub next: Next,
@@ -289,9 +291,16 @@ impl World {
 
     /// Begins to execute one command.
     pub fn request(&mut self, i: usize, conn: ConnId, words: &[&str]) -> Request {
+        self.pipeline(i, conn, &[words])
+    }
+
+    /// Begins to execute commands that arrived together.
+    pub fn pipeline(&mut self, i: usize, conn: ConnId, commands: &[&[&str]]) -> Request {
         let mut batch = Batch::new();
-        batch.push_command(&words.iter().map(|w| w.as_bytes()).collect::<Vec<_>>());
-        let mut request = Request { node: i, conn, batch, out: Output::new(), held: None, next: Next::Again };
+        for words in commands {
+            batch.push_command(&words.iter().map(|w| w.as_bytes()).collect::<Vec<_>>());
+        }
+        let mut request = Request { node: i, conn, batch, done: 0, out: Output::new(), held: None, next: Next::Again };
         self.execute(&mut request);
         request
     }
@@ -316,7 +325,8 @@ impl World {
         let mut fx = Effects::new();
         let now = self.now();
         let keeper = &mut self.nodes[request.node].as_mut().unwrap().keeper;
-        let done = keeper.execute(now, request.conn, &request.batch, &[], 0, &mut request.out, &mut fx);
+        let done = keeper.execute(now, request.conn, &request.batch, &[], request.done, &mut request.out, &mut fx);
+        request.done += done.commands;
         request.held = done.seq.or(request.held);
         request.next = done.next;
         self.perform(request.node, fx);
