@@ -31,7 +31,9 @@ fn solo() -> Server {
 
 /// Three nodes, all in sync; the first leads.
 fn trio(service: &InProcess) -> Vec<Server> {
-    let servers: Vec<Server> = ["n1", "n2", "n3"].map(|name| Server::start(options(name, service)).unwrap()).into();
+    let mut servers = vec![Server::start(options("n1", service)).unwrap()];
+    eventually("the first leads", || servers[0].node().role() == Role::Leader);
+    servers.extend(["n2", "n3"].map(|name| Server::start(options(name, service)).unwrap()));
     eventually("all are in sync", || in_sync(&servers[0]) == 3);
     servers
 }
