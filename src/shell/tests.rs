@@ -312,8 +312,13 @@ fn operators_get_status_metrics_and_health() {
     let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
     eventually("the node leads", || server.node().role() == Role::Leader);
     let admin = server.admin_addr().unwrap();
-    let get =
-        |path: &str| ask(admin, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    // The sending side stays open: to an HTTP server a client that closed it may be one that left.
+    let http = |request: String| {
+        let mut socket = connect(admin);
+        socket.write_all(request.as_bytes()).unwrap();
+        receive_all(&mut socket)
+    };
+    let get = |path: &str| http(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     let status = get("/status");
     assert!(status.starts_with("HTTP/1.1 200") && status.contains(r#""role":"leader""#), "{status}");
     let metrics = get("/metrics");
@@ -324,6 +329,7 @@ fn operators_get_status_metrics_and_health() {
     }
     assert!(!metrics.contains("datakeeper_lag_ms{"), "a node without replicas knows no lag: {metrics}");
     assert!(get("/healthz").ends_with("\r\n\r\nok\n"));
-    let crash = ask(admin, b"POST /crash/n1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let crash =
+        http(format!("POST /crash/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "n1"));
     assert!(crash.starts_with("HTTP/1.1 404"), "only `local` can crash nodes: {crash}");
 }
