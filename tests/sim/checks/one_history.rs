@@ -1,0 +1,81 @@
+//! Invariant 2: what any leader has ever acknowledged is one sequence; and entries of equal epoch and offset are equal everywhere.
+
+use std::collections::BTreeMap;
+
+use datakeeper::base::ids::{CopyId, DatasetId, Epoch, Offset};
+use datakeeper::keeper::Keeper;
+
+use crate::history::{History, digest};
+
+/// See the module.
+#[derive(Default)]
+pub struct OneHistory {
+    /// Content of every entry that was ever in a log.
+    entries: BTreeMap<(Offset, Epoch), u64>,
+    /// Up to where the log of a copy was looked at, and the epoch there.
+    seen: BTreeMap<CopyId, (Offset, Epoch)>,
+    /// Up to where the acknowledgements of a leadership were looked at.
+    acked: BTreeMap<(CopyId, Epoch), Offset>,
+    dataset: Option<DatasetId>,
+}
+
+impl OneHistory {
+    /// Looks at what is new in a node's log, and takes in what a leader has acknowledged. Returns whether there was any.
+    pub fn absorb(&mut self, n: usize, keeper: &Keeper, history: &mut History) -> Result<bool, String> {
+        if let (Some(dataset), Some(_)) = (keeper.dataset(), keeper.leadership()) {
+            let known = self.dataset.get_or_insert(dataset);
+            if *known != dataset {
+                return Err(format!("one history: n{n} leads dataset {dataset}, the history is of {known}"));
+            }
+        }
+        let log = keeper.log();
+        let copy = keeper.me().copy;
+        let (mut from, epoch) = self.seen.get(&copy).copied().unwrap_or((log.base().offset, log.base().epoch));
+        if log.end() < from || (from > log.base().offset && log.epoch_of(from) != Some(epoch)) {
+            // It was cut back: everything that is retained is looked at again.
+            from = log.base().offset;
+        }
+        if log.end() > from {
+            for (epoch, entry) in log.peek_after(from) {
+                let content = digest(&entry);
+                let known = *self.entries.entry((entry.offset, epoch)).or_insert(content);
+                if known != content {
+                    return Err(format!("one history: entry {epoch}:{} of n{n} differs from the one seen before", entry.offset));
+                }
+            }
+        }
+        self.seen.insert(copy, (log.end(), log.last().epoch));
+
+        let Some((epoch, true)) = keeper.leadership() else { return Ok(false) };
+        let seen = self.acked.entry((copy, epoch)).or_insert(Offset::ZERO);
+        let acked = keeper.acked();
+        if acked == *seen {
+            return Ok(false);
+        }
+        *seen = acked;
+        if acked > log.end() {
+            return Err(format!("one history: n{n} acknowledged {acked}, its log ends at {}", log.end()));
+        }
+        let known = acked.min(history.end());
+        if known > log.base().offset && log.epoch_of(known) != history.epoch_of(known) {
+            return Err(format!(
+                "one history: n{n} acknowledged {known} of epoch {:?} in epoch {epoch}, before it was of epoch {:?}",
+                log.epoch_of(known),
+                history.epoch_of(known)
+            ));
+        }
+        if acked <= history.end() {
+            return Ok(false);
+        }
+        for (epoch, entry) in log.peek_after(history.end()) {
+            if entry.offset > acked {
+                break;
+            }
+            if entry.offset != history.end().next() {
+                return Err(format!("one history: n{n} lacks the entries after {}", history.end()));
+            }
+            history.push(epoch, &entry);
+        }
+        Ok(true)
+    }
+}
