@@ -1,14 +1,16 @@
 //! Question: what do the two ends of a command cost by themselves, reading `SET key16 value100` and writing its reply?
 //!
-//! Back of the envelope: the command is 143 bytes of which 31 are structure; each of those is looked at once, ~3 instructions and
-//! 31 of them well predicted, plus 4 stores of positions: 30-50 cycles, so 10-15 ns at 3 GHz, independent of the pipeline's depth
-//! and of the value's length. No allocation (the batch is reused). A bulk reply is its head (~5 ns) and one copy.
+//! Back of the envelope: the command is 144 bytes of which 25 are structure. Branches are predicted; what remains is one chain,
+//! because each argument's place depends on the length before it: load, up to three digits, add, thrice: ~35 cycles, so 10-15 ns
+//! at 3 GHz plus under 10 ns per call, whatever the value's length. No allocation (the batch is reused). A bulk reply is its head
+//! (~5 ns) and one copy. For scale: in one run, 12 ns per command at depth 16 against 98 ns of
+//! redis-protocol's `decode_range`.
 //! 50,000 arguments of 16 bytes in 16 KiB pieces: the same ~5 ns per argument, 0.3 ms, whatever the size of the pieces.
 //!
 //! Run: `cargo bench --bench decode`, on a quiet machine (on a loaded one criterion's wall clock is worthless).
 //!
-//! It would surprise us if: ns per command rose with the pipeline's depth (then the batch reallocates); the 1 MiB value cost more
-//! than the small one (then someone copies); 1 KiB pieces cost several times what 16 KiB pieces cost (then something is quadratic).
+//! It would surprise us if: ns per command rose with the pipeline's depth (then the batch reallocates); the 1 MiB value cost several
+//! times the small one (then someone copies); 1 KiB pieces cost several times what 16 KiB pieces cost (then something is quadratic).
 
 use std::hint::black_box;
 
@@ -48,6 +50,8 @@ fn big_bulk(c: &mut Criterion) {
     let value = Bytes::from(vec![b'v'; 1 << 20]);
     let stream = command(&[b"SET", b"key:000000012345", &value]);
     let header = stream.len() - value.len() - 2;
+    // What the input holds once the bulk has left it: the header line, then the bulk's CRLF.
+    let rest = [&stream[..header], b"\r\n"].concat();
     let (mut parser, mut batch) = (Parser::new(), Batch::new());
     c.bench_function("parse SET key16 value1MiB, bulk taken out", |b| {
         b.iter(|| {
@@ -55,8 +59,6 @@ fn big_bulk(c: &mut Criterion) {
             let progress = parser.advance(black_box(&stream[..header]), &mut batch).unwrap();
             assert_eq!(progress.need, Need::Bulk { len: value.len(), have: 0 });
             parser.supply_bulk(value.clone());
-            // What the input holds once the bulk has left it: the header line, then the bulk's CRLF.
-            let rest = [&stream[..header], b"\r\n"].concat();
             parser.advance(black_box(&rest), &mut batch).unwrap();
             assert_eq!(batch.args(0, &rest).shared(2).map(Bytes::len), Some(1 << 20));
         });

@@ -1,8 +1,114 @@
 //! The roof: wires the house, decides nothing.
+//!
+//! [`cli`] is what can be typed, [`config`] what a process is told, [`telemetry`] how it logs; [`server`] and [`local`] build
+//! nodes, [`status`], [`check_config`] and [`admin_client`] are the commands that only ask. Exit codes: 0 done, 1 failed, 2 the
+//! command line or the configuration is wrong.
+
+pub mod admin_client;
+pub mod check_config;
 pub mod cli;
 pub mod config;
+pub mod local;
+pub mod server;
+pub mod status;
+pub mod telemetry;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{AdminCommand, Cli, Command};
+use config::{Config, ConfigErrors, Setting, Sources};
+
+/// Exit code for a wrong command line or configuration.
+const EXIT_USAGE: u8 = 2;
+
 /// Entry point of the binary.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(e) => {
+            // Help and version arrive here too; nothing is left to do if even the terminal is gone.
+            let _ = e.print();
+            if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+        }
+    }
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Server(args) => match load(args.config.as_deref(), args.flags.settings(), false) {
+            Ok(config) => start(&config, || server::run(config.clone())),
+            Err(code) => code,
+        },
+        Command::Local(args) => {
+            let (options, settings) = match args.split() {
+                Ok(split) => split,
+                Err(reason) => return complain(EXIT_USAGE, &reason),
+            };
+            match load(None, settings, true) {
+                Ok(config) => start(&config, || local::run(options, config.clone())),
+                Err(code) => code,
+            }
+        }
+        Command::Status(args) => finish(status::run(&args.connect, args.json)),
+        Command::CheckConfig(args) => match load(Some(&args.config), args.flags.settings(), false) {
+            Ok(config) => finish(Ok(check_config::describe(&config))),
+            Err(code) => code,
+        },
+        Command::Admin(args) => match args.command {
+            AdminCommand::Crash { node } => finish(admin_client::crash(&args.connect, &node)),
+        },
+    }
+}
+
+/// Reads the configuration, or prints everything that is wrong with it.
+fn load(file: Option<&Path>, settings: Vec<Setting>, local: bool) -> Result<Config, ExitCode> {
+    let config = Sources::gather(file, settings, local).and_then(|sources| Config::resolve(&sources));
+    config.map_err(|ConfigErrors(errors)| {
+        for error in &errors {
+            complain(EXIT_USAGE, &error.to_string());
+        }
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// Starts the log, warns about what is probably not meant, and runs nodes until they end.
+fn start(config: &Config, nodes: impl FnOnce() -> ExitCode) -> ExitCode {
+    if let Err(reason) = telemetry::init(&config.log) {
+        return complain(1, &reason);
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    nodes()
+}
+
+/// Prints the answer of a command that asks, or why there is none.
+fn finish(answer: Result<String, String>) -> ExitCode {
+    match answer {
+        Ok(text) => {
+            // A reader that went away (`| head`) has what it wanted.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(reason) => complain(1, &reason),
+    }
+}
+
+fn complain(code: u8, reason: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {reason}");
+    ExitCode::from(code)
+}
+
+/// A runtime of this one thread, for the commands that ask.
+///
+/// # Errors
+/// The operating system refused it; for the operator.
+fn ask<T>(question: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| format!("cannot start: {e}"))?.block_on(question)
 }

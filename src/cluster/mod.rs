@@ -1,7 +1,8 @@
 //! Floor 3: the cluster's vocabulary and the pure rules for changing it.
 //!
 //! [`state`] is the content of `/state` and its only transitions, [`registration`] that of `/nodes/<id>`, [`config`] that of
-//! `/config`, [`coordinator`] what a node asks of the coordination service and hears from it, [`role`] the states of a node.
+//! `/config`, [`coordinator`] what a node asks of the coordination service and hears from it, [`role`] the states of a node,
+//! [`status`] what a node tells an operator.
 
 pub mod config;
 pub mod coordinator;

@@ -5,7 +5,7 @@
 //! expired key is. Not here: the position of the entry, holding the reply, who may write; the keeper decides those.
 
 use crate::base::clock::Wall;
-use crate::base::limits::{BIG_BULK_BYTES, PREFETCH_GROUP};
+use crate::base::limits::PREFETCH_GROUP;
 use crate::base::segments::Segments;
 use crate::resp::{Args, Reply};
 use crate::store::{Entry, Event, KeyHash, Mutation, Store, Value, ValueRef};
@@ -81,12 +81,7 @@ impl<'o> Ctx<'_, 'o> {
     /// Runs `f` on the entry of a key that exists and is not expired, with the reply at hand. On the leader an expired one is
     /// deleted on the way.
     #[inline]
-    pub fn read<R>(
-        &mut self,
-        hash: KeyHash,
-        key: &[u8],
-        f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R,
-    ) -> Option<R> {
+    pub fn read<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R) -> Option<R> {
         match self.store.get(hash, key) {
             Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry, &mut self.reply)),
             Some(_) => {}
@@ -157,8 +152,7 @@ pub(super) fn value_of<'k>(args: &Args<'k>, i: usize) -> ValueRef<'k> {
 #[inline]
 pub(super) fn reply_value(reply: &mut Reply<'_>, value: Value<'_>) {
     match value {
-        Value::Shared(bytes) if bytes.len() >= BIG_BULK_BYTES => reply.shared(bytes),
-        Value::Shared(bytes) => reply.bulk(bytes),
         Value::Bytes(bytes) => reply.bulk(bytes),
+        Value::Shared(bytes) => reply.shared(bytes),
     }
 }

@@ -66,9 +66,7 @@ impl CommandError {
             CommandError::NotInteger => "ERR value is not an integer or out of range",
             CommandError::IncrementOverflow => "ERR increment or decrement would overflow",
             CommandError::DecrementOverflow => "ERR decrement would overflow",
-            CommandError::ExpireNxConflict => {
-                "ERR NX and XX, GT or LT options at the same time are not compatible"
-            }
+            CommandError::ExpireNxConflict => "ERR NX and XX, GT or LT options at the same time are not compatible",
             CommandError::ExpireGtLtConflict => "ERR GT and LT options at the same time are not compatible",
             CommandError::InvalidCursor => "ERR invalid cursor",
             CommandError::OffsetOutOfRange => "ERR offset is out of range",
@@ -143,10 +141,17 @@ mod tests {
         let (long, next) = (vec![b'x'; 126], b"yyy".as_slice());
         let error = CommandError::unknown_command(b"foo", [long.as_slice(), next].into_iter());
         let want = format!("ERR unknown command 'foo', with args beginning with: '{}' ", "x".repeat(126));
-        assert_eq!(error.to_string(), want, "the quotes and the blank count, so 129 bytes are shown and the next is left out");
+        assert_eq!(
+            error.to_string(),
+            want,
+            "the quotes and the blank count, so 129 bytes are shown and the next is left out"
+        );
 
         let error = CommandError::unknown_command(&[b'f'; 200], [b"a\r\nb".as_slice(), b"c\0d"].into_iter());
-        assert_eq!(error.to_string(), format!("ERR unknown command '{}', with args beginning with: 'a  b' 'c' ", "f".repeat(128)));
+        assert_eq!(
+            error.to_string(),
+            format!("ERR unknown command '{}', with args beginning with: 'a  b' 'c' ", "f".repeat(128))
+        );
     }
 
     #[test]

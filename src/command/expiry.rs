@@ -3,6 +3,8 @@
 //! A key is gone at or after its expiry, an absolute Unix time in ms on the leader's clock. Commands with relative times are
 //! made absolute here, once, so that a replica never computes one. An expiry that has passed already deletes at once.
 
+use std::cmp::Ordering;
+
 use crate::base::clock::Wall;
 use crate::command::CommandError;
 use crate::command::context::{Ctx, Done};
@@ -57,11 +59,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Write, Fast])
         .keys(Keys::one(KeyUse::Change))
         .doc(Group::Generic, "2.6.0", "Sets the expiry of a key to a Unix time in milliseconds."),
-    CommandSpec::data("persist", 2, persist)
-        .args("key")
-        .flags(&[Write, Fast])
-        .keys(Keys::one(KeyUse::Change))
-        .doc(Group::Generic, "2.2.0", "Removes the expiry of a key."),
+    CommandSpec::data("persist", 2, persist).args("key").flags(&[Write, Fast]).keys(Keys::one(KeyUse::Change)).doc(
+        Group::Generic,
+        "2.2.0",
+        "Removes the expiry of a key.",
+    ),
 ];
 
 /// An expiry that must be positive, as SET, SETEX and GETEX want it: `text` units after `base`.
@@ -198,6 +200,11 @@ impl Condition {
     /// A key without an expiry ends later than any other.
     fn allows(&self, held: Option<Wall>, expiry: Wall) -> bool {
         let Some(held) = held else { return !self.xx && !self.gt };
-        !self.nx && !(self.gt && expiry <= held) && !(self.lt && expiry >= held)
+        let beyond = match expiry.cmp(&held) {
+            Ordering::Less => !self.gt,
+            Ordering::Equal => !self.gt && !self.lt,
+            Ordering::Greater => !self.lt,
+        };
+        beyond && !self.nx
     }
 }

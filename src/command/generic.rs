@@ -36,11 +36,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .keys(Keys::all(1, KeyUse::Inspect))
         .tips(SUMMED)
         .doc(Group::Generic, "3.2.1", "Returns how many of the keys exist; their time of last access is not kept."),
-    CommandSpec::data("type", 2, type_of)
-        .args("key")
-        .flags(&[Readonly, Fast])
-        .keys(Keys::one(KeyUse::Inspect))
-        .doc(Group::Generic, "1.0.0", "Returns the type of the value of a key."),
+    CommandSpec::data("type", 2, type_of).args("key").flags(&[Readonly, Fast]).keys(Keys::one(KeyUse::Inspect)).doc(
+        Group::Generic,
+        "1.0.0",
+        "Returns the type of the value of a key.",
+    ),
     CommandSpec::container("object", OBJECT).doc(
         Group::Generic,
         "2.2.3",
@@ -125,6 +125,10 @@ fn object_encoding(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, Comma
 fn object_refcount(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let key = args.get(2);
     let hash = ctx.hash_first(key);
-    if ctx.exists(hash, key) { ctx.reply.integer(1) } else { ctx.reply.null() }
+    if ctx.exists(hash, key) {
+        ctx.reply.integer(1)
+    } else {
+        ctx.reply.null()
+    }
     Ok(Done::Done)
 }

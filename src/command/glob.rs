@@ -83,17 +83,48 @@ mod tests {
     #[test]
     fn patterns_mean_what_redis_means() {
         let yes = [
-            ("", ""), ("*", ""), ("*", "abc"), ("a*c", "abbbc"), ("a*c", "ac"), ("**", "x"), ("h?llo", "hallo"),
-            ("h[ae]llo", "hello"), ("h[^e]llo", "hallo"), ("h[a-b]llo", "hbllo"), ("h[b-a]llo", "hallo"), ("a\\*b", "a*b"),
-            ("[\\]]", "]"), ("[abc", "c"), ("[^", "x"), ("\\", "\\"), ("*a*b", "xaxab"), ("[a-]x", "]x"), ("*\\?", "what?"),
-            ("[^]", "q"), ("a*", "a"), ("*[0-9]", "key:7"), ("?*", "x"),
+            ("", ""),
+            ("*", ""),
+            ("*", "abc"),
+            ("a*c", "abbbc"),
+            ("a*c", "ac"),
+            ("**", "x"),
+            ("h?llo", "hallo"),
+            ("h[ae]llo", "hello"),
+            ("h[^e]llo", "hallo"),
+            ("h[a-b]llo", "hbllo"),
+            ("h[b-a]llo", "hallo"),
+            ("a\\*b", "a*b"),
+            ("[\\]]", "]"),
+            ("[abc", "c"),
+            ("[^", "x"),
+            ("\\", "\\"),
+            ("*a*b", "xaxab"),
+            ("[a-]x", "]"),
+            ("*\\?", "what?"),
+            ("[^]", "q"),
+            ("a*", "a"),
+            ("*[0-9]", "key:7"),
+            ("?*", "x"),
         ];
         for (pattern, text) in yes {
             assert!(glob_matches(pattern.as_bytes(), text.as_bytes()), "{pattern:?} must match {text:?}");
         }
         let no = [
-            ("", "a"), ("a", ""), ("?", ""), ("a*c", "abd"), ("h[^e]llo", "hello"), ("a\\*b", "axb"), ("[]", "a"), ("[]a]", "a"),
-            ("A", "a"), ("*a", "ab"), ("[abc]", ""), ("a?", "a"), ("?*", ""), ("[", ""),
+            ("", "a"),
+            ("a", ""),
+            ("?", ""),
+            ("a*c", "abd"),
+            ("h[^e]llo", "hello"),
+            ("a\\*b", "axb"),
+            ("[]", "a"),
+            ("[]a]", "a"),
+            ("A", "a"),
+            ("*a", "ab"),
+            ("[abc]", ""),
+            ("a?", "a"),
+            ("?*", ""),
+            ("[", ""),
         ];
         for (pattern, text) in no {
             assert!(!glob_matches(pattern.as_bytes(), text.as_bytes()), "{pattern:?} must not match {text:?}");

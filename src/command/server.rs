@@ -1,3 +1,72 @@
-//! stub
-use crate::command::CommandSpec;
-pub const ROWS: &[CommandSpec] = &[];
+//! Commands about the server that need nothing but the clock and the store.
+
+use crate::command::CommandError;
+use crate::command::context::{Ctx, Done};
+use crate::command::introspect::{HELP_FLAGS, help};
+use crate::command::number::{Decimal, integer};
+use crate::command::spec::Flag::{Fast, Loading, Readonly, Stale};
+use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
+use crate::resp::Args;
+
+pub(super) const ROWS: &[CommandSpec] = &[
+    CommandSpec::data("echo", 2, echo).args("message").flags(&[Loading, Stale, Fast]).doc(
+        Group::Connection,
+        "1.0.0",
+        "Returns the given string.",
+    ),
+    CommandSpec::data("time", 1, time).flags(&[Loading, Stale, Fast]).tips(&["nondeterministic_output"]).doc(
+        Group::Server,
+        "2.6.0",
+        "Returns the time by which keys expire: Unix seconds, and microseconds in them.",
+    ),
+    CommandSpec::container("memory", MEMORY).doc(Group::Server, "4.0.0", "A container for commands about memory."),
+];
+
+const MEMORY: &[CommandSpec] = &[
+    CommandSpec::data("memory|usage", -3, memory_usage)
+        .args("key [SAMPLES count]")
+        .flags(&[Readonly])
+        .keys(Keys::of_sub(KeyUse::Inspect))
+        .doc(Group::Server, "4.0.0", "Returns the bytes that a key and its value occupy."),
+    CommandSpec::data("memory|help", 2, help).flags(HELP_FLAGS).doc(
+        Group::Server,
+        "4.0.0",
+        "Returns the subcommands of MEMORY.",
+    ),
+];
+
+fn echo(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    match args.shared(1) {
+        Some(bytes) => ctx.reply.shared(bytes),
+        None => ctx.reply.bulk(args.get(1)),
+    }
+    Ok(Done::Done)
+}
+
+fn time(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {
+    let ms = ctx.clock.0;
+    ctx.reply.array(2);
+    ctx.reply.bulk(Decimal::unsigned(ms / 1_000).as_bytes());
+    ctx.reply.bulk(Decimal::unsigned(ms % 1_000 * 1_000).as_bytes());
+    Ok(Done::Done)
+}
+
+fn memory_usage(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    match args.len() {
+        3 => {}
+        // Every value is one piece: there is nothing to sample.
+        5 if args.get(3).eq_ignore_ascii_case(b"SAMPLES") => {
+            if integer(args.get(4))? < 0 {
+                return Err(CommandError::Syntax);
+            }
+        }
+        _ => return Err(CommandError::Syntax),
+    }
+    let key = args.get(2);
+    let hash = ctx.hash_first(key);
+    match ctx.read(hash, key, |entry, _| entry.memory()) {
+        Some(bytes) => ctx.reply.integer(bytes as i64),
+        None => ctx.reply.null(),
+    }
+    Ok(Done::Done)
+}

@@ -4,7 +4,7 @@
 //! (Redis computes it in 80-bit floats, whose digits we could not reproduce), LCS, bitmaps.
 
 use crate::base::clock::Wall;
-use crate::base::limits::{BIG_BULK_BYTES, VALUE_BYTES_MAX};
+use crate::base::limits::VALUE_BYTES_MAX;
 use crate::command::context::{Ctx, Done, reply_value, value_of};
 use crate::command::number::{Decimal, integer};
 use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
@@ -16,16 +16,20 @@ use crate::store::{Entry, Event, KeyHash, Mutation, Value, ValueRef};
 const MULTI_SHARD: &str = "request_policy:multi_shard";
 
 pub(super) const ROWS: &[CommandSpec] = &[
-    CommandSpec::data("get", 2, get)
-        .args("key")
-        .flags(&[Readonly, Fast])
-        .keys(Keys::one(KeyUse::Read))
-        .doc(Group::String, "1.0.0", "Returns the string value of a key."),
+    CommandSpec::data("get", 2, get).args("key").flags(&[Readonly, Fast]).keys(Keys::one(KeyUse::Read)).doc(
+        Group::String,
+        "1.0.0",
+        "Returns the string value of a key.",
+    ),
     CommandSpec::data("set", -3, set)
         .args("key value [NX | XX] [GET] [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL]")
         .flags(&[Write, DenyOom])
         .keys(Keys::one(KeyUse::UpdateBySome))
-        .doc(Group::String, "1.0.0", "Sets the string value of a key, ignoring its type; creates the key if it is absent."),
+        .doc(
+            Group::String,
+            "1.0.0",
+            "Sets the string value of a key, ignoring its type; creates the key if it is absent.",
+        ),
     CommandSpec::data("setnx", 3, setnx)
         .args("key value")
         .flags(&[Write, DenyOom, Fast])
@@ -46,11 +50,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Write, DenyOom, Fast])
         .keys(Keys::one(KeyUse::Update))
         .doc(Group::String, "1.0.0", "Returns the old string value of a key after setting a new one."),
-    CommandSpec::data("getdel", 2, getdel)
-        .args("key")
-        .flags(&[Write, Fast])
-        .keys(Keys::one(KeyUse::Take))
-        .doc(Group::String, "6.2.0", "Returns the string value of a key after deleting the key."),
+    CommandSpec::data("getdel", 2, getdel).args("key").flags(&[Write, Fast]).keys(Keys::one(KeyUse::Take)).doc(
+        Group::String,
+        "6.2.0",
+        "Returns the string value of a key after deleting the key.",
+    ),
     CommandSpec::data("getex", -2, getex)
         .args("key [EX s | PX ms | EXAT unix-s | PXAT unix-ms | PERSIST]")
         .flags(&[Write, Fast])
@@ -74,11 +78,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .keys(Keys::all(2, KeyUse::Insert))
         .tips(&[MULTI_SHARD, "response_policy:agg_min"])
         .doc(Group::String, "1.0.1", "Sets the string values of one or more keys only if none of the keys exists."),
-    CommandSpec::data("strlen", 2, strlen)
-        .args("key")
-        .flags(&[Readonly, Fast])
-        .keys(Keys::one(KeyUse::Inspect))
-        .doc(Group::String, "2.2.0", "Returns the length of a string value."),
+    CommandSpec::data("strlen", 2, strlen).args("key").flags(&[Readonly, Fast]).keys(Keys::one(KeyUse::Inspect)).doc(
+        Group::String,
+        "2.2.0",
+        "Returns the length of a string value.",
+    ),
     CommandSpec::data("append", 3, append)
         .args("key value")
         .flags(&[Write, DenyOom, Fast])
@@ -98,17 +102,21 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .args("key offset value")
         .flags(&[Write, DenyOom])
         .keys(Keys::one(KeyUse::Change))
-        .doc(Group::String, "2.2.0", "Overwrites a part of the string value of a key; creates the key if it is absent."),
-    CommandSpec::data("incr", 2, incr)
-        .args("key")
-        .flags(&[Write, DenyOom, Fast])
-        .keys(Keys::one(KeyUse::Update))
-        .doc(Group::String, "1.0.0", "Increments the integer value of a key by one; an absent key counts as 0."),
-    CommandSpec::data("decr", 2, decr)
-        .args("key")
-        .flags(&[Write, DenyOom, Fast])
-        .keys(Keys::one(KeyUse::Update))
-        .doc(Group::String, "1.0.0", "Decrements the integer value of a key by one; an absent key counts as 0."),
+        .doc(
+            Group::String,
+            "2.2.0",
+            "Overwrites a part of the string value of a key; creates the key if it is absent.",
+        ),
+    CommandSpec::data("incr", 2, incr).args("key").flags(&[Write, DenyOom, Fast]).keys(Keys::one(KeyUse::Update)).doc(
+        Group::String,
+        "1.0.0",
+        "Increments the integer value of a key by one; an absent key counts as 0.",
+    ),
+    CommandSpec::data("decr", 2, decr).args("key").flags(&[Write, DenyOom, Fast]).keys(Keys::one(KeyUse::Update)).doc(
+        Group::String,
+        "1.0.0",
+        "Decrements the integer value of a key by one; an absent key counts as 0.",
+    ),
     CommandSpec::data("incrby", 3, incrby)
         .args("key increment")
         .flags(&[Write, DenyOom, Fast])
@@ -160,11 +168,7 @@ fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     }
     let options = Options::parse(args, 3, Accepts::Set)?;
     let expiry = options.ttl.expiry(args, ctx.clock, "set")?;
-    let held = if options.get {
-        reply_string(ctx, hash, key)?
-    } else {
-        ctx.read(hash, key, |entry, _| entry.expiry())
-    };
+    let held = if options.get { reply_string(ctx, hash, key)? } else { ctx.read(hash, key, |entry, _| entry.expiry()) };
     let wanted = match options.only {
         Only::Always => true,
         Only::IfAbsent => held.is_none(),
@@ -379,8 +383,8 @@ fn getrange(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError
         let bytes = string(entry.value())?;
         let range = range_within(bytes.len(), start, end);
         match entry.value() {
-            Value::Shared(whole) if range.len() >= BIG_BULK_BYTES => reply.shared(&whole.slice(range)),
-            _ => reply.bulk(&bytes[range]),
+            Value::Shared(whole) => reply.shared(&whole.slice(range)),
+            Value::Bytes(_) => reply.bulk(&bytes[range]),
         }
         Ok(())
     });
@@ -453,7 +457,11 @@ enum Ttl {
     Keep,
     Persist,
     /// The argument at `arg`, in units of `unit_ms`, from now on or since 1970.
-    At { arg: usize, unit_ms: i64, from_now: bool },
+    At {
+        arg: usize,
+        unit_ms: i64,
+        from_now: bool,
+    },
 }
 
 impl Ttl {
@@ -495,7 +503,8 @@ impl Options {
                 options.ttl = Ttl::Persist;
             } else if let (Some((unit_ms, from_now)), true) = (ttl_form(word), i + 1 < args.len()) {
                 // The same form may be given again, and the last one counts; two forms exclude each other.
-                let again = matches!(options.ttl, Ttl::At { unit_ms: u, from_now: f, .. } if (u, f) == (unit_ms, from_now));
+                let again =
+                    matches!(options.ttl, Ttl::At { unit_ms: u, from_now: f, .. } if (u, f) == (unit_ms, from_now));
                 if !untimed && !again {
                     return Err(CommandError::Syntax);
                 }

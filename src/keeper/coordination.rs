@@ -133,7 +133,11 @@ impl Keeper {
             return;
         };
         if state.cluster != self.config.cluster {
-            self.halt(now, &format!("/state belongs to cluster {:?}, not {:?}", state.cluster, self.config.cluster), fx);
+            self.halt(
+                now,
+                &format!("/state belongs to cluster {:?}, not {:?}", state.cluster, self.config.cluster),
+                fx,
+            );
             return;
         }
         if self.incarnation != 0 && read.incarnation != self.incarnation {
@@ -196,8 +200,8 @@ impl Keeper {
         let Some(pending) = self.pending.take_if(|p| p.want.change.id == id) else { return };
         match outcome {
             CasOutcome::Won(version) => {
-                let superseded = self.known.as_ref().is_some_and(|k| k.version > version)
-                    || self.highest > pending.want.epoch;
+                let superseded =
+                    self.known.as_ref().is_some_and(|k| k.version > version) || self.highest > pending.want.epoch;
                 if !superseded {
                     self.highest = pending.want.epoch;
                     self.known = Some(Known { state: pending.want.clone(), version });
@@ -250,7 +254,11 @@ impl Keeper {
         self.freeze(fx);
         let change = self.change(now, Why::Elect);
         let want = self.known.as_ref().expect("stand_at looked").state.elect(&self.me, change);
-        fx.push(Notice::info(format!("no word from the leader: standing for epoch {} at {}", want.epoch, self.log.last())));
+        fx.push(Notice::info(format!(
+            "no word from the leader: standing for epoch {} at {}",
+            want.epoch,
+            self.log.last()
+        )));
         self.cas(want, true, fx);
     }
 
@@ -282,7 +290,11 @@ impl Keeper {
     /// This copy cannot be continued. It is given up once nobody counts on it (R10).
     pub(super) fn plan_wipe(&mut self, now: Now, reason: &str, fx: &mut Effects) {
         if self.wipe_due.is_none() {
-            fx.push(Notice::warn(format!("copy {} at {} has to resync fully: {reason}", self.me.copy, self.log.last())));
+            fx.push(Notice::warn(format!(
+                "copy {} at {} has to resync fully: {reason}",
+                self.me.copy,
+                self.log.last()
+            )));
             self.wipe_due = Some(now.boot);
             self.drop_following(fx);
         }

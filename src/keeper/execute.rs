@@ -231,8 +231,7 @@ impl Keeper {
                 let limit = self.config.max_memory;
                 if limit > 0 && spec.flags.has(Flag::DenyOom) && self.store.used_memory() > limit {
                     self.stats.errors += 1;
-                    Reply::new(out, protocol)
-                        .error("OOM command not allowed when used memory > 'maxmemory'.");
+                    Reply::new(out, protocol).error("OOM command not allowed when used memory > 'maxmemory'.");
                     return Some(Outcome::Next);
                 }
                 return None;

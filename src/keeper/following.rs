@@ -136,7 +136,13 @@ impl Keeper {
     }
 
     /// The leader's answer to the hello.
-    pub(super) fn on_welcome(&mut self, now: Now, epoch: Epoch, w: &Welcome, fx: &mut Effects) -> Result<(), WireError> {
+    pub(super) fn on_welcome(
+        &mut self,
+        now: Now,
+        epoch: Epoch,
+        w: &Welcome,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
         let refuse = |text: String| Err(WireError(text));
         let Some(f) = &mut self.following else { return refuse("welcome from a node that is not followed".into()) };
         if f.welcomed || f.accepted {
@@ -209,7 +215,14 @@ impl Keeper {
     }
 
     /// Checks that a frame comes from the leader that is followed. `Ok(false)`: from a deposed one, to be ignored.
-    fn from_leader(&mut self, now: Now, link: LinkId, epoch: Epoch, sent_at: u64, fx: &mut Effects) -> Result<bool, WireError> {
+    fn from_leader(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        epoch: Epoch,
+        sent_at: u64,
+        fx: &mut Effects,
+    ) -> Result<bool, WireError> {
         if epoch < self.highest {
             self.send(link, wire::stale(self.highest), fx);
             return Ok(false);
@@ -272,7 +285,8 @@ impl Keeper {
         // A block that was in part received before: what is there is known to be equal.
         let known = (end.0 - prev.0) as usize;
         if known < all.len() {
-            let skip: usize = all[..known].iter().map(|e| crate::replication::log::ENTRY_HEAD_BYTES + e.mutations.len()).sum();
+            let skip: usize =
+                all[..known].iter().map(|e| crate::replication::log::ENTRY_HEAD_BYTES + e.mutations.len()).sum();
             let count = (all.len() - known) as u32;
             drop(all);
             self.log.append_block(head.entry_epoch, end.next(), count, body.slice(skip..));
@@ -309,6 +323,9 @@ impl Keeper {
                 let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
                 fx.push(Notice::info(text));
             }
+            let f = self.following.as_ref().expect("from_leader looked");
+            self.acked = self.acked.max(head.acked.min(f.matched));
+            self.apply_acked(now, fx);
         }
         self.ack_due(link, fx);
         Ok(())

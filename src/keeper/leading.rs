@@ -256,12 +256,8 @@ impl Keeper {
     fn close_deaf_links(&mut self, now: Now, fx: &mut Effects) {
         let leading = self.leading.as_ref().expect("leads");
         let limit = self.shared.promise_ms * 2;
-        let deaf: Vec<LinkId> = leading
-            .followers
-            .values()
-            .filter(|f| now.boot.ms_since(f.heard) > limit)
-            .filter_map(|f| f.link)
-            .collect();
+        let deaf: Vec<LinkId> =
+            leading.followers.values().filter(|f| now.boot.ms_since(f.heard) > limit).filter_map(|f| f.link).collect();
         for link in deaf {
             fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
             self.hang_up(link, fx);

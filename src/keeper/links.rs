@@ -299,7 +299,12 @@ impl Keeper {
                 Resync::Stream => Mode::Stream,
                 Resync::Truncate(to) => Mode::Truncate(to),
                 Resync::Full => {
-                    let text = format!("{} cannot be continued: leader {} after {}", hello.last, self.log.last(), self.log.base());
+                    let text = format!(
+                        "{} cannot be continued: leader {} after {}",
+                        hello.last,
+                        self.log.last(),
+                        self.log.base()
+                    );
                     let pending = self.pending.as_ref().map(|p| &p.want);
                     let states = [Some(&known.state), pending];
                     let named = |s: &&crate::cluster::state::ClusterState| {
@@ -319,7 +324,8 @@ impl Keeper {
             Mode::Full(base) => base.offset.next(),
         };
         let full = matches!(mode, Mode::Full(_));
-        let follower = leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
+        let follower =
+            leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
         let former = follower.link.replace(link);
         follower.closed_at = None;
         follower.heard = now.boot;
@@ -455,7 +461,8 @@ impl Keeper {
                     return (LinkPoll::Gone, sent);
                 }
             } else {
-                let beat = now.boot.ms_since(stream.sent_at) >= self.shared.heartbeat_ms;
+                // Half a period: the timer that brought us here does not know what was sent in between.
+                let beat = now.boot.ms_since(stream.sent_at) * 2 >= self.shared.heartbeat_ms;
                 if beat || stream.acked_sent < self.acked {
                     stream.parts = Some(self.heartbeat(stream));
                     continue;

@@ -124,11 +124,8 @@ impl Keeper {
             status.lag_entries = Some(self.log.end().0.saturating_sub(f.matched.0));
             status.lag_ms = Some(f.marks.front().map_or(0, |(_, sent)| now.boot.ms_since(*sent)));
             let share = (f.chunk_keys * 100).checked_div(self.store.len() as u64).unwrap_or(100).min(100);
-            status.sync_progress = (!f.whole).then_some(SyncProgress {
-                bytes: f.chunk_bytes,
-                keys: f.chunk_keys,
-                percent: share as u8,
-            });
+            status.sync_progress =
+                (!f.whole).then_some(SyncProgress { bytes: f.chunk_bytes, keys: f.chunk_keys, percent: share as u8 });
         } else if self.known_leader() == Some(&member) && self.leader_is_confirmed(now) {
             status.role = Some(Role::Leader.to_string());
             status.acked = Some(self.acked);

@@ -66,7 +66,13 @@ impl Block {
     fn body(&self) -> Bytes {
         match &self.pieces[..] {
             [one] => one.clone(),
-            many => many.iter().fold(BytesMut::with_capacity(self.bytes), |mut all, p| { all.extend_from_slice(p); all }).freeze(),
+            many => many
+                .iter()
+                .fold(BytesMut::with_capacity(self.bytes), |mut all, p| {
+                    all.extend_from_slice(p);
+                    all
+                })
+                .freeze(),
         }
     }
 }

@@ -61,6 +61,13 @@ pub struct Pulse {
     latest_sent_at: u64,
 }
 
+impl Default for Pulse {
+    /// A pulse at rest, before its Keeper has told it what it is.
+    fn default() -> Pulse {
+        Pulse::new(CopyId(0), 50, 400, 500)
+    }
+}
+
 impl Pulse {
     /// A pulse at rest.
     #[must_use]

@@ -69,9 +69,17 @@ mod tests {
         rows.iter().map(|(e, o)| (Epoch(*e), Offset(*o))).collect()
     }
 
-    fn ask(leader: &[(u64, u64)], leader_end: u64, base: u64, follower: &[(u64, u64)], end: u64, executed: u64) -> Resync {
+    fn ask(
+        leader: &[(u64, u64)],
+        leader_end: u64,
+        base: u64,
+        follower: &[(u64, u64)],
+        end: u64,
+        executed: u64,
+    ) -> Resync {
         let (l, f) = (table(leader), table(follower));
-        let at = |t: &[(Epoch, Offset)], end| Position { epoch: t.last().map_or(Epoch(0), |e| e.0), offset: Offset(end) };
+        let at =
+            |t: &[(Epoch, Offset)], end| Position { epoch: t.last().map_or(Epoch(0), |e| e.0), offset: Offset(end) };
         decide(
             View { epochs: &l, last: at(&l, leader_end) },
             Offset(base),

@@ -54,7 +54,11 @@ impl Intake {
     /// It does not begin where the last one ended, is empty, or was read before it.
     pub fn add(&mut self, from: u64, upto: Option<u64>, as_of: Offset) -> Result<(), String> {
         if self.next() != Some(from) || upto.is_some_and(|u| u <= from) || as_of < self.as_of() {
-            return Err(format!("chunk from {from:#x} as of {as_of} does not follow {:?} as of {}", self.next(), self.as_of()));
+            return Err(format!(
+                "chunk from {from:#x} as of {as_of} does not follow {:?} as of {}",
+                self.next(),
+                self.as_of()
+            ));
         }
         self.ranges.push((upto, as_of));
         Ok(())

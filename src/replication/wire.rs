@@ -533,9 +533,7 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
         }),
         Kind::Stale => Frame::Stale(epoch),
         Kind::Beat => Frame::Beat(Beat { epoch, sent_at: r.u64()? }),
-        Kind::Echo => {
-            Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? })
-        }
+        Kind::Echo => Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? }),
     })
 }
 
@@ -649,7 +647,14 @@ mod tests {
         assert_eq!(decode(&strip(&stale(Epoch(8)))), Ok(Frame::Stale(Epoch(8))));
         assert_eq!(opening(&strip(&pulse_hello(5))), Ok(Opening::Pulse(5)));
         assert_eq!(opening(&strip(&link_open())), Ok(Opening::Link));
-        let h = AppendHead { epoch: Epoch(1), first: Offset(6), count: 2, clock: Wall(8), total: 3, ..AppendHead::default() };
+        let h = AppendHead {
+            epoch: Epoch(1),
+            first: Offset(6),
+            count: 2,
+            clock: Wall(8),
+            total: 3,
+            ..AppendHead::default()
+        };
         let mut bytes = BytesMut::from(&append_head(FIRST | LAST, &h, crc32fast::hash(b"abc"), 3)[..]);
         bytes.put_slice(b"abc");
         assert_eq!(decode(&strip(&bytes.freeze())), Ok(Frame::Append(3, h, Bytes::from_static(b"abc"))));

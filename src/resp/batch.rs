@@ -1,6 +1,6 @@
 //! Whole commands waiting to be executed: where their arguments lie, not copies of them.
 //!
-//! An argument is in one of three places, told by two bits of its [`Span`]:
+//! An argument is in one of three places, told by two bits of its span:
 //! ```text
 //!   input    the client's bytes as read; the caller passes them again to `args` (the usual case: nothing is copied)
 //!   arena    bytes that the batch owns: inline commands after unescaping, queued transactions, tests
@@ -98,12 +98,15 @@ impl Batch {
     }
 
     /// Forgets all commands and keeps the buffers, unless one unusual command had blown them up.
+    #[inline]
     pub fn clear(&mut self) {
         self.ends.clear();
         self.spans.clear();
-        self.spans.shrink_to(SPANS_KEPT);
         self.arena.clear();
-        self.arena.shrink_to(ARENA_BYTES_KEPT);
+        if self.spans.capacity() > SPANS_KEPT || self.arena.capacity() > ARENA_BYTES_KEPT {
+            self.spans.shrink_to(SPANS_KEPT);
+            self.arena.shrink_to(ARENA_BYTES_KEPT);
+        }
         self.shared.clear();
     }
 

@@ -445,7 +445,7 @@ mod tests {
         reply.rewind(mark);
         assert_eq!((out.to_vec(), out.len()), (want, out.to_vec().len()));
         out.clear();
-        assert!(out.is_empty() && out.len() == 0 && out.pieces().next().is_none());
+        assert_eq!((out.is_empty(), out.len(), out.pieces().count()), (true, 0, 0));
     }
 
     #[test]

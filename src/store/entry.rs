@@ -359,6 +359,12 @@ impl EntryBox {
         prefetch_line(self.0.as_ptr().wrapping_add(64));
     }
 
+    /// The same for the first line only: header and short key, which is what rehashing reads.
+    #[inline]
+    pub(super) fn prefetch_key(&self) {
+        prefetch_line(self.0.as_ptr());
+    }
+
     fn build(key: &[u8], content: Content<'_>, expiry: Option<Wall>) -> EntryBox {
         assert!(u32::try_from(key.len()).is_ok(), "a key of {} bytes got past the parser", key.len());
         let own = matches!(content, Content::Own(_));

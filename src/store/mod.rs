@@ -9,7 +9,7 @@
 //! key come from outside; expired keys are data like others here: who may not see them is decided above, and only the leader
 //! removes them, by a logged mutation.
 //!
-//! Not here: commands, limits on memory, eviction. `unsafe` is confined to [`entry`].
+//! Not here: commands, limits on memory, eviction. `unsafe` is confined to `entry.rs`.
 
 #![deny(unsafe_code)]
 

@@ -67,6 +67,16 @@ impl ZooKeeper {
         }
     }
 
+    /// Deletes all that the killed server knew.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn wipe(&mut self) {
+        assert!(self.child.is_none(), "the server is running");
+        fs::remove_dir_all(self.directory.join("data")).expect("the data can be deleted");
+        fs::create_dir_all(self.directory.join("data")).expect("a directory for ZooKeeper's data");
+    }
+
     /// Starts the server on the data and the port it had, after [`ZooKeeper::kill`], and waits until it answers.
     ///
     /// # Panics

@@ -283,14 +283,14 @@ impl Reader {
         self.errors.push(error);
     }
 
-    /// Adds a rule that several keys break together; named are the places where those keys were written.
+    /// Adds a rule that several keys break together. Named are the places in the latest layer that wrote one of them: what
+    /// was right before that layer came is not to blame.
     pub fn conflict(&mut self, keys: &[&str], reason: String) {
-        let sources = keys.iter().filter_map(|key| {
-            let (source, _) = self.given.get(key)?;
-            Some(match source {
-                Source::File(name) => Source::File(format!("{name}: {key}")),
-                other => other.clone(),
-            })
+        let latest = keys.iter().filter_map(|key| self.layer(key)).max();
+        let blamed = keys.iter().filter(|key| latest.is_some() && self.layer(key) == latest);
+        let sources = blamed.filter_map(|key| match self.given.get(key)? {
+            (Source::File(name), _) => Some(Source::File(format!("{name}: {key}"))),
+            (other, _) => Some(other.clone()),
         });
         let sources = sources.collect();
         self.errors.push(ConfigError::Conflict { sources, reason });

@@ -28,7 +28,7 @@ use layers::{Key, Reader};
 
 /// Environment variable that holds `replication.secret`.
 pub const ENV_REPLICATION_SECRET: &str = "DATAKEEPER_REPLICATION_SECRET";
-/// Environment variable that holds `auth.password`; for `status` and `admin` it is the password to present.
+/// Environment variable that holds `auth.password`; for `status` it is the password to present.
 pub const ENV_AUTH_PASSWORD: &str = "DATAKEEPER_AUTH_PASSWORD";
 /// Environment variable that holds `zookeeper.auth`.
 pub const ENV_ZOOKEEPER_AUTH: &str = "DATAKEEPER_ZOOKEEPER_AUTH";
@@ -585,7 +585,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
                 "127.0.0.1:2181".into(),
                 |given| given.text().filter(|text| is_connect_string(text)).map(str::to_string),
             ),
-            session_timeout_ms: reader.number("zookeeper.session_timeout_ms", 1_000..=600_000, 6_000),
+            session_timeout_ms: reader.number("zookeeper.session_timeout_ms", 200..=600_000, 6_000),
             auth: reader.read("zookeeper.auth", "scheme:credentials, as in digest:user:password", None, |given| {
                 let (scheme, credentials) = given.text()?.split_once(':')?;
                 (!scheme.is_empty() && !credentials.is_empty()).then(|| given.text().map(Secret::new))

@@ -143,8 +143,20 @@ impl Keeper {
 }
 impl Keeper {
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn session_command(&mut self, _now: Now, _conn: ConnId, session: &mut Session, command: crate::command::SessionCommand, _args: &crate::resp::Args<'_>, out: &mut crate::resp::Output, _fx: &mut super::Effects) -> Flow {
-        match command { crate::command::SessionCommand::Ping => crate::resp::Reply::new(out, session.protocol).simple("PONG") }
+    pub(super) fn session_command(
+        &mut self,
+        _now: Now,
+        _conn: ConnId,
+        session: &mut Session,
+        command: crate::command::SessionCommand,
+        _args: &crate::resp::Args<'_>,
+        out: &mut crate::resp::Output,
+        _fx: &mut super::Effects,
+    ) -> Flow {
+        match command {
+            crate::command::SessionCommand::Ping => crate::resp::Reply::new(out, session.protocol).simple("PONG"),
+            other => crate::resp::Reply::new(out, session.protocol).error(&format!("ERR {other:?}")),
+        }
         Flow::Done
     }
 }

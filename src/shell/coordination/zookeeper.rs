@@ -9,8 +9,8 @@
 //!   the client crate, and an election must not. Requests of the node go first, the node's own name next, changed parts last,
 //!   and a changed part costs at most two round trips before the next request is looked at.
 //! * It runs on a thread and a runtime of its own, so that a busy data path never delays it, and it never delays that.
-//! * A request stays in front until its answer is known, across disconnections and sessions: [`requests`].
-//! * Sessions are rebuilt for ever, with back-off; a session that lost contact for [`PATIENCE`] is given up early, because the
+//! * A request stays in front until its answer is known, across disconnections and sessions (`requests.rs`).
+//! * Sessions are rebuilt for ever, with back-off; a session that lost contact for `PATIENCE` is given up early, because the
 //!   crate's own reconnection backs off without a cap. What it had queued may still land later: every write here is conditional on a
 //!   version, so that cannot do harm, and it is resolved by reading.
 //!
@@ -22,12 +22,13 @@
 //!
 //! Not here: TLS and SASL (the crate has them; nothing asks for them yet), writing `/config` after bootstrap.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 use zookeeper_client as zk;
 
@@ -52,7 +53,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_millis(1_500);
 const STOP_CAP: Duration = Duration::from_secs(1);
 
 /// How to reach the service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Options {
     /// `host:port,host:port`, optionally with a `/chroot` at the end.
     pub connect: String,
@@ -62,6 +63,14 @@ pub struct Options {
     pub session_timeout: Duration,
     /// Scheme and credentials, `digest user:password`; what the node creates is then open to that user alone.
     pub auth: Option<String>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { connect, cluster, session_timeout, auth } = self;
+        let auth = auth.as_ref().map(|_| "..");
+        write!(f, "Options {{ {connect:?}, cluster {cluster:?}, session {session_timeout:?}, auth {auth:?} }}")
+    }
 }
 
 /// One node's access to ZooKeeper.
@@ -86,7 +95,7 @@ impl ZooKeeper {
     pub fn start(options: Options, events: Events) -> Result<ZooKeeper, CoordError> {
         let (hosts, paths) = paths::parse(&options.connect, &options.cluster)?;
         let auth = options.auth.as_deref().map(parse_auth).transpose()?;
-        let thread_error = |what: &dyn std::fmt::Display| CoordError::Thread(what.to_string());
+        let thread_error = |what: &dyn fmt::Display| CoordError::Thread(what.to_string());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| thread_error(&e))?;
         let seed = getrandom::u64().map_err(|e| thread_error(&e))?;
@@ -162,8 +171,11 @@ impl Supervisor {
         loop {
             let reason = match self.connect().await {
                 Ok(mut session) => {
-                    failures = 0;
+                    let began = Instant::now();
                     let reason = self.serve(&mut session).await;
+                    if began.elapsed() > PATIENCE {
+                        failures = 0; // A session that is refused again and again is no recovery.
+                    }
                     self.client = None;
                     session.close();
                     reason

@@ -121,9 +121,8 @@ impl Session {
                 }
                 Claim::Write => {
                     name.is_told = false;
-                    if self.write_registration(&me, &found, &found_live, registration, is_own).await? {
-                        name.held = true;
-                    }
+                    self.write_registration(&me, &found, &found_live, registration, is_own).await?;
+                    name.held = true;
                 }
                 Claim::Wait { holder } => {
                     name.look_again = false;
@@ -148,7 +147,7 @@ impl Session {
         }
     }
 
-    /// Entry and live entry in one transaction. False if something changed since they were read.
+    /// Entry and live entry in one transaction, on the versions that were read.
     async fn write_registration(
         &self,
         me: &Registration,
@@ -156,7 +155,7 @@ impl Session {
         live: &Found,
         old: Option<&Registration>,
         is_own: bool,
-    ) -> Result<bool, CoordError> {
+    ) -> Result<(), CoordError> {
         let (path, live_path) = (self.paths.node(&me.id), self.paths.live(&me.id));
         let bytes = serde_json::to_vec(me).expect("a registration has only string keys");
         let live_bytes = serde_json::to_vec(&Live::of(me)).expect("a live entry has only string keys");
@@ -175,7 +174,13 @@ impl Session {
                 .and_then(|()| writer.add_create(&live_path, &live_bytes, &ephemeral)),
         });
         built.map_err(|e| CoordError::Unknown(format!("{path}: {e}")))?;
-        Ok(self.multi(&path, writer).await?.is_ok())
+        match self.multi(&path, writer).await? {
+            Ok(()) => Ok(()),
+            Err((_, Refusal::NoNode)) if entry.is_none() => {
+                Err(CoordError::SessionOver(format!("{path}: its directory is gone")))
+            }
+            Err((_, refusal)) => Err(CoordError::Unknown(format!("{path}: changed meanwhile ({refusal:?})"))),
+        }
     }
 
     async fn confirm(&mut self) -> Result<(), CoordError> {

@@ -125,18 +125,30 @@ impl Session {
     /// Makes the directories, and catches up with the leader of the ensemble before the first read.
     pub async fn prepare(&mut self) -> Result<(), CoordError> {
         self.sync().await?;
-        let nodes = self.paths.nodes();
-        if self.op(&nodes, self.client.check_stat(&nodes)).await?.is_ok_and(|stat| stat.is_some()) {
+        if self.exists(&self.paths.nodes()).await? {
             return Ok(());
         }
         // Open to all: they hold nothing but clusters, and a directory that is not empty cannot be deleted.
         let shared = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
         for path in self.paths.shared_directories() {
-            let _exists = self.op(&path, self.client.create(&path, b"", &shared)).await?;
+            self.make_directory(&path, &shared).await?;
         }
         let own = zk::CreateMode::Persistent.with_acls(self.acls);
         for path in self.paths.own_directories() {
-            let _exists = self.op(&path, self.client.create(&path, b"", &own)).await?;
+            self.make_directory(&path, &own).await?;
+        }
+        Ok(())
+    }
+
+    async fn exists(&self, path: &str) -> Result<bool, CoordError> {
+        let answer = self.op(path, self.client.check_stat(path)).await?;
+        Ok(answer.is_ok_and(|stat| stat.is_some()))
+    }
+
+    /// Looks first: where we may not create, what exists is enough.
+    async fn make_directory(&self, path: &str, options: &zk::CreateOptions<'_>) -> Result<(), CoordError> {
+        if !self.exists(path).await? {
+            let _another_was_faster = self.op(path, self.client.create(path, b"", options)).await?;
         }
         Ok(())
     }
@@ -276,7 +288,7 @@ impl Session {
         }
         self.changed.remove(part);
         // The directory is told when all of it is known again.
-        if *part >= Part::Children && self.changed.first().is_none_or(|next| *next < Part::Children) {
+        if *part >= Part::Children && self.changed.last().is_none_or(|last| *last < Part::Children) {
             let event = directory_event(&self.directory, false);
             self.told.nodes = self.tell_once(event, |told| &told.nodes);
         }

@@ -1,0 +1,205 @@
+//! `local`: a whole cluster in one process, to try things out: elections, redirects, and what a crash does.
+//!
+//! Every node has its own threads, ports and Keeper; they share the in-process coordination service and one admin address.
+//! `POST /crash/{node}` ends a node as `kill -9` would; a second later it starts again on its old ports, empty.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::cli::LocalOptions;
+use super::config::Config;
+use super::server::{Stop, options, raise_open_files};
+use crate::base::ids::NodeId;
+use crate::shell::admin::{Admin, CrashHook, Nodes};
+use crate::shell::coordination::in_process::InProcess;
+use crate::shell::{Coordination, Server, StartError, bind};
+
+/// How long a crashed node stays away: long enough for the others to elect.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Runs the nodes until the process is told to stop.
+#[must_use]
+pub fn run(local: LocalOptions, config: Config) -> ExitCode {
+    match super::ask(serve(local, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => super::complain(1, &reason),
+    }
+}
+
+/// # Errors
+/// Why the nodes could not start, or one could not go on; for the operator.
+async fn serve(local: LocalOptions, config: Config) -> Result<(), String> {
+    raise_open_files();
+    let mut stop = Stop::listen()?;
+    let (crashed, crashes) = unbounded_channel();
+    let cluster = Cluster::start(local, config, crashed).map_err(|error| error.to_string())?;
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, local.admin_port));
+    let (listener, _) = bind("--admin-port", addr).map_err(|error| error.to_string())?;
+    let admin = Admin::start(listener, cluster.nodes(), Some(cluster.crash_hook()))
+        .map_err(|error| format!("cannot serve operators: {error}"))?;
+    print!("{}", cluster.welcome(admin.addr()));
+    let failed = tokio::select! {
+        biased; // nothing is lost by stopping first
+        _ = stop.wanted() => Ok(()),
+        reason = cluster.replace_crashed(crashes) => Err(reason),
+    };
+    drop(admin); // no crash while the nodes say goodbye
+    println!("stopping");
+    cluster.stop();
+    failed
+}
+
+/// One node and where it is found; the ports stay its own over crashes.
+struct Seat {
+    id: NodeId,
+    client_addr: SocketAddr,
+    repl_addr: SocketAddr,
+    /// None between a crash and the restart.
+    server: Option<Server>,
+}
+
+#[derive(Clone)]
+struct Cluster {
+    config: Arc<Config>,
+    service: InProcess,
+    seats: Arc<Mutex<Vec<Seat>>>,
+    /// Numbers of seats that have become empty.
+    crashed: UnboundedSender<usize>,
+}
+
+impl Cluster {
+    fn start(local: LocalOptions, config: Config, crashed: UnboundedSender<usize>) -> Result<Cluster, StartError> {
+        let cluster = Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for i in 0..local.nodes {
+            let port = if local.port == 0 { 0 } else { local.port + i };
+            let id: NodeId = format!("n{}", i + 1).parse().expect("a letter and a number make a node name");
+            let server = cluster.start_node(&id, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), free)?;
+            let (client_addr, repl_addr) = (server.client_addr(), server.repl_addr());
+            cluster.seats.lock().push(Seat { id, client_addr, repl_addr, server: Some(server) });
+        }
+        Ok(cluster)
+    }
+
+    fn start_node(&self, id: &NodeId, listen: SocketAddr, repl_listen: SocketAddr) -> Result<Server, StartError> {
+        let mut options = options(&self.config, Coordination::InProcess(self.service.clone()));
+        options.keeper.node = id.clone();
+        options.listen = listen;
+        options.advertise = None;
+        options.repl_listen = repl_listen;
+        options.repl_advertise = None;
+        options.admin_listen = None;
+        options.threads = self.config.threads.unwrap_or(1);
+        Server::start(options)
+    }
+
+    /// The nodes that run at the moment, for the admin address.
+    fn nodes(&self) -> Nodes {
+        let seats = self.seats.clone();
+        Arc::new(move || seats.lock().iter().filter_map(|seat| Some(seat.server.as_ref()?.node().clone())).collect())
+    }
+
+    fn crash_hook(&self) -> CrashHook {
+        let cluster = self.clone();
+        Arc::new(move |name| {
+            let (index, server) = {
+                let mut seats = cluster.seats.lock();
+                let Some(index) = seats.iter().position(|seat| seat.id.as_str() == name) else {
+                    let names: Vec<&str> = seats.iter().map(|seat| seat.id.as_str()).collect();
+                    return Err(format!("there is no node {name}; there are {}", names.join(", ")));
+                };
+                let server = seats[index].server.take();
+                (index, server.ok_or_else(|| format!("{name} has crashed already and is not back yet"))?)
+            };
+            server.crash();
+            let _ = cluster.crashed.send(index); // fails only while the process stops
+            Ok(format!("{name} has crashed; it comes back empty in {AWAY:?}"))
+        })
+    }
+
+    /// Starts crashed nodes again. Returns when a node cannot go on, with the reason.
+    async fn replace_crashed(&self, mut crashes: UnboundedReceiver<usize>) -> String {
+        let (failed, mut failures) = unbounded_channel();
+        for seat in &*self.seats.lock() {
+            watch(seat, &failed);
+        }
+        loop {
+            tokio::select! {
+                biased; // a node that cannot go on ends the process; no use replacing others
+                Some(reason) = failures.recv() => return reason,
+                Some(index) = crashes.recv() => {
+                    tokio::time::sleep(AWAY).await;
+                    let (id, client_addr, repl_addr) = {
+                        let seat = &self.seats.lock()[index];
+                        (seat.id.clone(), seat.client_addr, seat.repl_addr)
+                    };
+                    match self.start_node(&id, client_addr, repl_addr) {
+                        Ok(server) => {
+                            let seat = &mut self.seats.lock()[index];
+                            seat.server = Some(server);
+                            watch(seat, &failed);
+                        }
+                        Err(error) => return format!("{id} cannot come back: {error}"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn welcome(&self, operators: SocketAddr) -> String {
+        let seats = self.seats.lock();
+        let mut text = format!("DataKeeper, {} in this process:\n", count(seats.len(), "node"));
+        for seat in &*seats {
+            let _ = writeln!(text, "  {}  {}", seat.id, seat.client_addr);
+        }
+        let first = &seats[0];
+        let last = &seats[seats.len() - 1];
+        let (port, other) = (first.client_addr.port(), last.client_addr.port());
+        let connect = |flag_default: u16, addr: SocketAddr| {
+            if addr.port() == flag_default { String::new() } else { format!(" --connect {addr}") }
+        };
+        let at = connect(6379, first.client_addr);
+        let at_operators = connect(8081, operators);
+        let _ = writeln!(text, "  operators: http://{operators}/status and /metrics\nTry:");
+        let _ = writeln!(text, "  redis-cli -c -p {port} set greeting hello");
+        let _ = writeln!(text, "  redis-cli -c -p {other} get greeting");
+        let _ = writeln!(text, "  datakeeper status{at}");
+        if seats.len() > 1 {
+            let _ = writeln!(text, "  datakeeper admin crash {}{at_operators}    and status again", first.id);
+        }
+        text.push_str("Ctrl-C stops. Everything is in memory and gone then.\n");
+        text
+    }
+
+    /// Ends all nodes at once, so that nobody elects on the way out.
+    fn stop(&self) {
+        let servers: Vec<Server> = self.seats.lock().iter_mut().filter_map(|seat| seat.server.take()).collect();
+        std::thread::scope(|scope| {
+            for server in servers {
+                scope.spawn(|| server.stop());
+            }
+        });
+    }
+}
+
+/// Reports the failure of a seat's node, should there be one.
+fn watch(seat: &Seat, failed: &UnboundedSender<String>) {
+    let Some(server) = &seat.server else { return };
+    let (id, failed, mut failure) = (seat.id.clone(), failed.clone(), server.failure());
+    tokio::spawn(async move {
+        if let Ok(reason) = failure.wait_for(Option::is_some).await {
+            let reason = reason.clone().unwrap_or_default();
+            let _ = failed.send(format!("node {id}: {reason}"));
+        }
+    });
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,144 @@
+//! `server`: one node in the foreground, until a signal or a failure ends it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::config::{self, Bootstrap, Config};
+use crate::base::limits::CLIENTS_MAX;
+use crate::keeper::{Acks, KeeperConfig, ReadMode};
+use crate::shell::coordination::Coordinator;
+use crate::shell::coordination::in_process::InProcess;
+use crate::shell::coordination::zookeeper::{self, ZooKeeper};
+use crate::shell::{self, Coordination, Options, Server};
+
+/// Runs one node until it is told to stop.
+#[must_use]
+pub fn run(config: Config) -> ExitCode {
+    match super::ask(serve(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => super::complain(1, &reason),
+    }
+}
+
+/// # Errors
+/// Why the node could not start, or could not go on; for the operator.
+async fn serve(config: &Config) -> Result<(), String> {
+    raise_open_files();
+    let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
+    let server = Server::start(options(config, coordination(config))).map_err(|error| error.to_string())?;
+    let mut failure = server.failure();
+    tracing::info!(
+        "node {} of cluster {} listens: clients {}, nodes {}, operators {}",
+        config.node_name,
+        config.cluster,
+        server.client_addr(),
+        server.repl_addr(),
+        server.admin_addr().map_or_else(|| "nowhere".to_owned(), |addr| addr.to_string()),
+    );
+    let failed = tokio::select! {
+        biased; // a node that cannot go on says so even if it is being stopped
+        failed = failure.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
+        signal = stop.wanted() => {
+            tracing::info!("{signal}: the node stops");
+            None
+        }
+    };
+    server.stop();
+    match failed {
+        Some(reason) => Err(format!("node {}: {reason}", config.node_name)),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Makes room for clients, or says how many there is room for.
+pub(super) fn raise_open_files() {
+    let wanted = (CLIENTS_MAX + 100) as u64;
+    if let Some(limit) = shell::raise_open_files().filter(|limit| *limit < wanted) {
+        tracing::warn!("open files are limited to {limit}: fewer than {CLIENTS_MAX} clients can connect (ulimit -n)");
+    }
+}
+
+/// The signals that end a process gracefully.
+pub(super) struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    /// # Errors
+    /// The operating system refused; for the operator.
+    pub(super) fn listen() -> Result<Stop, String> {
+        let on = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
+        Ok(Stop { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one, and names it.
+    pub(super) async fn wanted(&mut self) -> &'static str {
+        tokio::select! {
+            biased; // either will do
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn coordination(config: &Config) -> Coordination {
+    match config.coordination {
+        config::Coordination::Embedded => Coordination::InProcess(InProcess::new()),
+        config::Coordination::Zookeeper => {
+            let options = zookeeper::Options {
+                connect: config.zookeeper.connect.clone(),
+                cluster: config.cluster.clone(),
+                session_timeout: Duration::from_millis(config.zookeeper.session_timeout_ms),
+                // `scheme:credentials` in the file, `scheme credentials` at the crate
+                auth: config.zookeeper.auth.as_ref().map(|auth| auth.expose().replacen(':', " ", 1)),
+            };
+            Coordination::Start(Box::new(move |events| {
+                ZooKeeper::start(options, events).map(|zookeeper| Box::new(zookeeper) as Box<dyn Coordinator>)
+            }))
+        }
+    }
+}
+
+/// What a node is started with, as the configuration says.
+pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
+    let bytes = |secret: &Option<config::Secret>| secret.as_ref().map(|secret| secret.expose().as_bytes().to_vec());
+    let threads = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let mut keeper = KeeperConfig::new(config.node_name.clone(), &config.cluster);
+    keeper.shared = config.cluster_config();
+    keeper.acks = match config.replication.acks {
+        config::Acks::InSync => Acks::InSync,
+        config::Acks::Leader => Acks::Leader,
+    };
+    keeper.read_mode = match config.replication.read_mode {
+        config::ReadMode::Lease => ReadMode::Lease,
+        config::ReadMode::Local => ReadMode::Local,
+    };
+    keeper.backlog_bytes = usize::try_from(config.replication.backlog_bytes).unwrap_or(usize::MAX);
+    keeper.bootstrap = match config.bootstrap {
+        Bootstrap::Auto => true,
+        Bootstrap::Never => false,
+    };
+    keeper.secret = bytes(&config.replication.secret);
+    keeper.password = bytes(&config.password);
+    keeper.max_memory = config.memory.max_bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    keeper.parameters = vec![
+        ("io-threads".to_owned(), threads.to_string()),
+        ("loglevel".to_owned(), config.log.level.as_str().to_owned()),
+    ];
+    Options {
+        keeper,
+        coordination,
+        listen: config.listen,
+        advertise: config.advertise.clone(),
+        repl_listen: config.replication.listen,
+        repl_advertise: config.replication.advertise.clone(),
+        admin_listen: Some(config.admin_listen),
+        threads,
+    }
+}

@@ -1,0 +1,104 @@
+//! Where events go: one line each to stderr, at the configured level and in the configured form.
+//!
+//! Only DataKeeper itself speaks at `info` and `debug`; libraries are heard from `warn` upwards, and in full at `trace`. The
+//! level comes from the configuration alone: an environment variable that changes it would be a second place to look.
+
+use std::io::{IsTerminal, Write};
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::config::{Log, LogFormat, LogLevel};
+
+/// Sends the events of this process to stderr from now on.
+///
+/// # Errors
+/// Events of this process go somewhere already.
+pub fn init(log: &Log) -> Result<(), String> {
+    let colours = std::io::stderr().is_terminal();
+    subscriber(log, std::io::stderr, colours).try_init().map_err(|e| format!("cannot start the log: {e}"))
+}
+
+fn subscriber<W>(log: &Log, writer: W, colours: bool) -> impl Subscriber + Send + Sync + use<W>
+where
+    W: for<'a> MakeWriter<'a, Writer: Write> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colours);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter(log.level)))
+}
+
+fn filter(level: LogLevel) -> Targets {
+    let (own, others) = match level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    Targets::new().with_target("datakeeper", own).with_default(others)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(level: LogLevel, format: LogFormat) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(&Log { level, format }, move || writer.clone(), false);
+        tracing::subscriber::with_default(subscriber, || {
+            let _node = tracing::info_span!("node", id = "n1").entered();
+            tracing::info!(epoch = 7, "leader");
+            tracing::debug!("detail");
+            tracing::info!(target: "some_library", "chatter");
+            tracing::warn!(target: "some_library", "trouble");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn libraries_are_heard_from_warn_upwards_until_trace() {
+        let heard = |level| {
+            let text = logged(level, LogFormat::Text);
+            ["leader", "detail", "chatter", "trouble"].map(|word| text.contains(word))
+        };
+        assert_eq!(heard(LogLevel::Error), [false, false, false, false]);
+        assert_eq!(heard(LogLevel::Warn), [false, false, false, true]);
+        assert_eq!(heard(LogLevel::Info), [true, false, false, true]);
+        assert_eq!(heard(LogLevel::Debug), [true, true, false, true]);
+        assert_eq!(heard(LogLevel::Trace), [true, true, true, true]);
+    }
+
+    #[test]
+    fn json_is_one_object_per_line_with_the_span_in_it() {
+        let text = logged(LogLevel::Info, LogFormat::Json);
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!((&lines[0]["message"], &lines[0]["epoch"]), (&"leader".into(), &7.into()));
+        assert_eq!(lines[0]["span"]["id"], "n1");
+    }
+}

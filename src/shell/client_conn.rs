@@ -1,0 +1,440 @@
+//! One client connection: bytes in, one batch at a time through the Keeper, replies out.
+//!
+//! ```text
+//!            ┌──────── read ≤ 64 KiB ◄───────────────────────────────────────────┐
+//!            ▼                                                                   │ nothing to execute,
+//!   parser.advance ─► batch ─► lock · execute · unlock ─► unsent ─► one write ───┘ little unsent
+//!                       ▲          │ Wait: keep the batch     ▲
+//!                       └── Resume ┘ Again: yield             └─ Release: held replies may leave
+//! ```
+//! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
+//! memory, and somebody waits for it); go on with a batch that waited; read. Reading goes on while replies are held, up to
+//! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
+//!
+//! A big bulk is read into a vector of its own that grows with what has arrived, never with what was announced, and has no
+//! byte to spare in the end; the Keeper's store takes it over as it is. Buffers are lent by the thread while there is data
+//! (`buffers`). A slow or silent client holds nothing but its own queue.
+//!
+//! Not here: what a command means, and whether a reply may leave.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::buffers::Buffers;
+use super::node::Node;
+use super::post::Letter;
+use super::runtime::Arrival;
+use super::unsent::Unsent;
+use crate::base::ids::ConnId;
+use crate::base::limits::{CLIENTS_MAX, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
+use crate::keeper::Next;
+use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
+
+/// A read is not begun with less room than this.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// Read at once into a big bulk, at most.
+const BULK_BYTES_PER_READ: usize = 1 << 20;
+/// What is left over of a read moves out of a lent buffer if it is no longer than this.
+const LEFT_OVER_BYTES_MAX: usize = 4 << 10;
+/// After the last reply, what the client still sends is thrown away for this long, lest its reply is lost to a reset.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// One client thread's own things; its tasks share it.
+pub(super) struct Worker {
+    node: Arc<Node>,
+    index: usize,
+    lines: RefCell<HashMap<ConnId, Rc<Line>>>,
+    buffers: RefCell<Buffers>,
+}
+
+/// What the postman and a connection's task share.
+#[derive(Default)]
+struct Line {
+    /// Highest number whose replies may leave.
+    released: Cell<u64>,
+    /// The batch that waited shall go on.
+    resume: Cell<bool>,
+    /// Close at once.
+    close: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Line {
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        match &*task {
+            Some(known) if known.will_wake(waker) => {}
+            _ => *task = Some(waker.clone()),
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(node: Arc<Node>, index: usize) -> Worker {
+        Worker { node, index, lines: RefCell::default(), buffers: RefCell::default() }
+    }
+
+    /// Hands a letter to the connection it is for; one for a connection that is gone is thrown away.
+    pub(super) fn hand_out(&self, letter: Letter) {
+        let lines = self.lines.borrow();
+        let find = |conn| lines.get(&conn).map(Rc::as_ref).into_iter();
+        match letter {
+            Letter::Release { conn, seq } => find(conn).for_each(|line: &Line| {
+                line.released.set(line.released.get().max(seq));
+                line.wake();
+            }),
+            Letter::Resume(conn) => find(conn).for_each(|line: &Line| {
+                line.resume.set(true);
+                line.wake();
+            }),
+            Letter::Close(conn) => find(conn).for_each(|line: &Line| {
+                line.close.set(true);
+                line.wake();
+            }),
+            Letter::CloseAll => lines.values().for_each(|line| {
+                line.close.set(true);
+                line.wake();
+            }),
+        }
+    }
+
+    /// Serves one client from its first byte to its last.
+    pub(super) async fn serve(self: Rc<Worker>, arrival: Arrival) {
+        let posts = &self.node.posts;
+        let threads = posts.len() as u64;
+        let conn = ConnId((posts[self.index].next_given() + 1) * threads + self.index as u64);
+        let peer = arrival.peer;
+        match TcpStream::from_std(arrival.socket) {
+            Ok(socket) => {
+                let local = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+                if let Some(mut client) = Client::greet(&self, conn, socket, peer.to_string(), local).await {
+                    let why = client.run().await;
+                    tracing::debug!(conn = conn.0, %peer, "client gone: {why}");
+                }
+            }
+            Err(error) => tracing::warn!(%peer, "cannot serve the client: {error}"),
+        }
+        posts[self.index].gone();
+    }
+}
+
+/// What is being done with the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is none.
+    Idle,
+    /// Execute it from this command on.
+    Execute(usize),
+    /// The same, once `Resume` has come.
+    Wait(usize),
+}
+
+/// What a turn of the task brought.
+enum News {
+    Close,
+    Sent,
+    Resume,
+    Read(usize),
+}
+
+/// A big bulk that is being read.
+struct Bulk {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+struct Client {
+    worker: Rc<Worker>,
+    conn: ConnId,
+    line: Rc<Line>,
+    socket: TcpStream,
+    parser: Parser,
+    /// What the Keeper said last; the parser's limits follow it.
+    trusted: bool,
+    /// The batch's bytes, then whatever came after. Without capacity while the connection is idle.
+    input: Vec<u8>,
+    /// Bytes at the front of `input` that belong to `batch`.
+    consumed: usize,
+    /// Whether bytes have come that the parser has not seen.
+    unparsed: bool,
+    /// Lent, like `input`.
+    batch: Batch,
+    turn: Turn,
+    bulk: Option<Bulk>,
+    /// What the client did wrong after the batch; answered behind it.
+    offence: Option<ProtocolError>,
+    /// Nothing is read any more: the connection closes when all is sent.
+    ending: bool,
+    unsent: Unsent,
+}
+
+impl Client {
+    /// Makes the connection known to the Keeper; none, after telling the client so, if there are too many.
+    async fn greet(
+        worker: &Rc<Worker>,
+        conn: ConnId,
+        mut socket: TcpStream,
+        peer: String,
+        local: String,
+    ) -> Option<Client> {
+        let line = Rc::<Line>::default();
+        worker.lines.borrow_mut().insert(conn, line.clone());
+        let (welcome, trusted) = worker
+            .node
+            .with_keeper(|keeper, now, _| (keeper.client_connected(now, conn, peer, local), keeper.is_trusted(conn)));
+        if !welcome {
+            worker.lines.borrow_mut().remove(&conn);
+            tracing::warn!("a client was turned away: {CLIENTS_MAX} are connected");
+            let told = socket.write_all(b"-ERR max number of clients reached\r\n");
+            let _ = tokio::time::timeout(LINGER, told).await;
+            return None;
+        }
+        let mut parser = Parser::new();
+        parser.set_trusted(trusted);
+        Some(Client {
+            worker: worker.clone(),
+            conn,
+            line,
+            socket,
+            parser,
+            trusted,
+            input: Vec::new(),
+            consumed: 0,
+            unparsed: false,
+            batch: Batch::default(),
+            turn: Turn::Idle,
+            bulk: None,
+            offence: None,
+            ending: false,
+            unsent: Unsent::default(),
+        })
+    }
+
+    /// Runs the connection to its end; says why it ended.
+    async fn run(&mut self) -> String {
+        loop {
+            if let Turn::Execute(from) = self.turn
+                && self.unsent.len() < OUTPUT_BYTES_PAUSE
+            {
+                self.execute(from);
+                if matches!(self.turn, Turn::Execute(_)) {
+                    tokio::task::yield_now().await; // a slice: the others first
+                }
+                continue;
+            }
+            if self.ending && self.unsent.is_empty() {
+                self.linger().await;
+                return "done".to_owned();
+            }
+            match poll_fn(|cx| self.poll_news(cx)).await {
+                Ok(News::Close) => return "told to close".to_owned(),
+                Ok(News::Sent) => {}
+                Ok(News::Resume) => {
+                    if let Turn::Wait(from) = self.turn {
+                        self.turn = Turn::Execute(from);
+                    }
+                }
+                Ok(News::Read(0)) => self.end(),
+                Ok(News::Read(_)) => {
+                    self.unparsed = true;
+                    if self.turn == Turn::Idle {
+                        self.take_in();
+                    }
+                }
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    /// The first thing that can be done now, in the order the file's header argues.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<News>> {
+        self.line.register(cx.waker());
+        if self.line.close.get() {
+            return Poll::Ready(Ok(News::Close));
+        }
+        let released = self.line.released.get();
+        if self.unsent.may_leave(released) {
+            let buffers = &mut self.worker.buffers.borrow_mut();
+            if let Poll::Ready(sent) = self.unsent.poll_write(cx, &mut self.socket, released, buffers) {
+                return Poll::Ready(sent.map(|()| News::Sent));
+            }
+        }
+        if matches!(self.turn, Turn::Wait(_)) && self.line.resume.take() {
+            return Poll::Ready(Ok(News::Resume));
+        }
+        if self.may_read() {
+            return self.poll_read(cx).map_ok(News::Read);
+        }
+        Poll::Pending
+    }
+
+    fn may_read(&self) -> bool {
+        let room = match self.turn {
+            Turn::Idle => true,
+            Turn::Execute(_) => false,
+            Turn::Wait(_) => match &self.bulk {
+                Some(bulk) => bulk.bytes.len() < bulk.len,
+                None => self.input.len() - self.consumed < READ_BYTES_PER_WAKE,
+            },
+        };
+        room && !self.ending && self.offence.is_none() && self.unsent.len() < OUTPUT_BYTES_PAUSE
+    }
+
+    /// One read, into the bulk or into a lent buffer; the buffer goes back if nothing came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(Bulk { bytes, len }) = &mut self.bulk {
+            let missing = *len - bytes.len();
+            if bytes.capacity() == bytes.len() {
+                bytes.reserve_exact(missing.min(bytes.len().max(READ_BYTES_PER_WAKE)));
+            }
+            let room = (bytes.capacity() - bytes.len()).min(missing).min(BULK_BYTES_PER_READ);
+            let mut room = bytes.limit(room);
+            return pin!(self.socket.read_buf(&mut room)).poll(cx);
+        }
+        if self.input.capacity() < READ_BYTES_PER_WAKE {
+            let mut lent = self.worker.buffers.borrow_mut().input();
+            lent.extend_from_slice(&self.input);
+            self.input = lent;
+        } else if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
+            self.input.reserve(READ_BYTES_PER_WAKE); // doubles at least
+        }
+        let room = (self.input.capacity() - self.input.len()).min(READ_BYTES_PER_WAKE);
+        let mut room = (&mut self.input).limit(room);
+        let read = pin!(self.socket.read_buf(&mut room)).poll(cx);
+        if read.is_pending() && self.input.len() <= LEFT_OVER_BYTES_MAX {
+            let left_over = self.input.as_slice().to_vec();
+            let lent = std::mem::replace(&mut self.input, left_over);
+            self.worker.buffers.borrow_mut().take_input(lent);
+        }
+        read
+    }
+
+    /// Parses what has come: a batch to execute, a big bulk to read, an offence, or nothing whole yet.
+    fn take_in(&mut self) {
+        if let Some(bulk) = self.bulk.take_if(|bulk| bulk.bytes.len() == bulk.len) {
+            self.parser.supply_bulk(Bytes::from(bulk.bytes));
+        }
+        if self.bulk.is_some() {
+            return;
+        }
+        self.unparsed = false;
+        self.batch = self.worker.buffers.borrow_mut().batch();
+        match self.parser.advance(&self.input, &mut self.batch) {
+            Ok(progress) => {
+                self.consumed = progress.consumed;
+                self.unparsed = progress.need == Need::Nothing && progress.consumed < self.input.len(); // a full batch
+                if let Need::Bulk { len, have } = progress.need {
+                    let mut bytes = Vec::new();
+                    bytes.reserve_exact(len.min(have.max(READ_BYTES_PER_WAKE)));
+                    bytes.extend_from_slice(&self.input[self.input.len() - have..]);
+                    self.input.truncate(self.input.len() - have);
+                    self.bulk = Some(Bulk { bytes, len });
+                }
+            }
+            Err(offence) => self.offence = Some(offence),
+        }
+        match self.batch.is_empty() {
+            false => self.turn = Turn::Execute(0),
+            true => self.batch_done(),
+        }
+    }
+
+    /// Lets the Keeper execute the batch from one command on.
+    fn execute(&mut self, from: usize) {
+        let mut output = self.worker.buffers.borrow_mut().output();
+        let (executed, trusted) = self.worker.node.with_keeper(|keeper, now, effects| {
+            let executed = keeper.execute(now, self.conn, &self.batch, &self.input, from, &mut output, effects);
+            (executed, keeper.is_trusted(self.conn))
+        });
+        if self.trusted != trusted {
+            self.trusted = trusted;
+            self.parser.set_trusted(trusted);
+        }
+        self.push(executed.seq, output);
+        let from = from + executed.commands;
+        match executed.next {
+            Next::Done => self.batch_done(),
+            Next::Wait => self.turn = Turn::Wait(from),
+            Next::Again => self.turn = Turn::Execute(from),
+            Next::CloseAfter => self.end(),
+        }
+    }
+
+    /// The batch is executed: its bytes go; then the offence behind it, or the bytes that came meanwhile.
+    fn batch_done(&mut self) {
+        self.turn = Turn::Idle;
+        self.give_back_batch();
+        self.input.drain(..self.consumed);
+        self.consumed = 0;
+        if let Some(offence) = self.offence.take() {
+            tracing::debug!(conn = self.conn.0, "protocol error: {offence}");
+            let mut output = self.worker.buffers.borrow_mut().output();
+            Reply::new(&mut output, Protocol::Resp2).error(&format!("ERR Protocol error: {offence}"));
+            self.push(None, output);
+            self.end();
+        } else if self.unparsed {
+            self.take_in();
+        }
+    }
+
+    fn give_back_batch(&mut self) {
+        self.worker.buffers.borrow_mut().take_batch(std::mem::take(&mut self.batch));
+    }
+
+    fn push(&mut self, seq: Option<u64>, output: Output) {
+        self.unsent.push(seq, output, &mut self.worker.buffers.borrow_mut());
+    }
+
+    /// Nothing is read or executed any more; what is unsent still leaves when it may.
+    fn end(&mut self) {
+        self.ending = true;
+        self.turn = Turn::Idle;
+        self.bulk = None;
+        self.consumed = 0;
+        self.give_back_batch();
+        let input = std::mem::take(&mut self.input);
+        self.worker.buffers.borrow_mut().take_input(input);
+    }
+
+    /// A close with unread bytes resets the connection, and the reset may overtake the last reply: read them, for a while.
+    async fn linger(&mut self) {
+        let mut scratch = self.worker.buffers.borrow_mut().input();
+        let _ = tokio::time::timeout(LINGER, async {
+            self.socket.shutdown().await?;
+            while self.socket.read_buf(&mut scratch).await? > 0 {
+                scratch.clear();
+            }
+            io::Result::Ok(())
+        })
+        .await;
+        self.worker.buffers.borrow_mut().take_input(scratch);
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.worker.lines.borrow_mut().remove(&self.conn);
+        self.give_back_batch();
+        self.worker.buffers.borrow_mut().take_input(std::mem::take(&mut self.input));
+        if !self.worker.node.over.is_cancelled() {
+            self.worker.node.with_keeper(|keeper, _, _| keeper.client_gone(self.conn));
+        }
+    }
+}

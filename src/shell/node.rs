@@ -1,0 +1,291 @@
+//! One node as its threads share it: the Keeper behind its lock, and the ways out for what the Keeper wants done.
+//!
+//! ```text
+//!   any thread ── with_keeper ──► lock · read the clocks · handle · note the next deadline · queue the orders · unlock
+//!                                   │ Release, Resume                 │ WakeLink              │ everything else: orders
+//!                                   ▼                                 ▼                       ▼
+//!                      the post box of the client's thread      the link's writer    one task on thread 0, in order
+//! ```
+//! Orders (dial, hang up, coordination requests, notices …) mean something else when they change places, so they are queued
+//! while the lock is held and carried out by one task. Releases and wake-ups may pass each other: a released number only
+//! grows, and a woken task asks the Keeper for the rest; they are performed by whoever caused them, after unlocking.
+//!
+//! Nobody holds the lock across an await, a system call or a log line.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+use super::links::LinkTable;
+use super::post::{Letter, Post};
+use super::server::Access;
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{ConnId, NodeId};
+use crate::cluster::role::Role;
+use crate::cluster::status::Status;
+use crate::keeper::{Effect, Effects, Event, Keeper, Level, Notice};
+use crate::replication::pulse::PulseCell;
+
+/// How long one hold of the Keeper's lock may last before the pulse thread falls silent: the node is stuck, let others lead.
+pub const HOLD_STUCK_MS: u64 = 5_000;
+
+/// Where the replica's pulse connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PulseTarget {
+    pub(super) addr: String,
+    pub(super) token: u128,
+}
+
+/// Everything that the threads of one node share.
+pub struct Node {
+    id: NodeId,
+    keeper: Mutex<Keeper>,
+    /// Boot clock at which the present holder got the Keeper's lock; 0 while it is free.
+    hold_since: AtomicU64,
+    /// Boot clock of the next tick. Written under the Keeper's lock, or by the timer as it takes the deadline up.
+    deadline: AtomicU64,
+    /// Wakes the timer: the deadline came nearer.
+    pub(super) timer: Notify,
+    /// Effects whose order matters. Pushed while the Keeper's lock is held, so their order is the Keeper's.
+    orders: Mutex<Effects>,
+    orders_wake: Notify,
+    /// One per client thread, in the order of the threads.
+    pub(super) posts: Box<[Post]>,
+    /// The open replication links.
+    pub(super) links: LinkTable,
+    /// The pulse's own state, behind a lock that is never held with the Keeper's by this floor.
+    pub(super) pulse: Arc<PulseCell>,
+    pub(super) pulse_to: watch::Sender<Option<PulseTarget>>,
+    access: Mutex<Option<Access>>,
+    /// Why this node cannot go on, once that is so.
+    pub(super) failure: watch::Sender<Option<String>>,
+    /// Ends every thread of this node, at once.
+    pub(super) over: CancellationToken,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, keeper: Keeper, pulse: Arc<PulseCell>, posts: Box<[Post]>) -> Node {
+        Node {
+            id,
+            keeper: Mutex::new(keeper),
+            hold_since: AtomicU64::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+            timer: Notify::new(),
+            orders: Mutex::default(),
+            orders_wake: Notify::new(),
+            posts,
+            links: LinkTable::default(),
+            pulse,
+            pulse_to: watch::Sender::new(None),
+            access: Mutex::new(None),
+            failure: watch::Sender::new(None),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// Name of the node.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Locks the Keeper, reads the clocks inside the lock, so that no event is stamped before the one handled ahead of it, and
+    /// performs what came of it after unlocking. `act` must not block.
+    pub(super) fn with_keeper<R>(&self, act: impl FnOnce(&mut Keeper, Now, &mut Effects) -> R) -> R {
+        let mut effects = Effects::new();
+        let mut keeper = self.keeper.lock();
+        let now = clock::now();
+        self.hold_since.store(now.boot.0, Ordering::Relaxed);
+        let fuse = Fuse;
+        let result = act(&mut keeper, now, &mut effects);
+        std::mem::forget(fuse);
+        let deadline = keeper.next_deadline().0;
+        let nearer = deadline < self.deadline.load(Ordering::Acquire);
+        if nearer {
+            self.deadline.store(deadline, Ordering::Release);
+        }
+        let ordered = effects.iter().any(is_order);
+        if ordered {
+            let mut orders = self.orders.lock();
+            orders.extend(effects.extract_if(.., |effect| is_order(effect)));
+        }
+        self.hold_since.store(0, Ordering::Relaxed);
+        drop(keeper);
+        if nearer {
+            self.timer.notify_one();
+        }
+        if ordered {
+            self.orders_wake.notify_one();
+        }
+        self.perform(&effects);
+        result
+    }
+
+    /// Hands one event to the Keeper.
+    pub(super) fn handle(&self, event: Event) {
+        self.with_keeper(|keeper, now, effects| keeper.handle(now, event, effects));
+    }
+
+    /// What the node says of itself and its cluster, for operators.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.with_keeper(|keeper, now, _| keeper.status(now))
+    }
+
+    /// What the node is at this moment.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.with_keeper(|keeper, _, _| keeper.role())
+    }
+
+    /// Client connections, those on their way to their thread included.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.posts.iter().map(Post::load).sum()
+    }
+
+    /// The effects whose order does not matter.
+    fn perform(&self, effects: &Effects) {
+        if effects.is_empty() {
+            return;
+        }
+        for (index, post) in self.posts.iter().enumerate() {
+            post.deliver(effects.iter().filter_map(|effect| match *effect {
+                Effect::Release { conn, seq } if self.thread_of(conn) == index => Some(Letter::Release { conn, seq }),
+                Effect::Resume(conn) if self.thread_of(conn) == index => Some(Letter::Resume(conn)),
+                _ => None,
+            }));
+        }
+        for effect in effects {
+            if let Effect::WakeLink(link) = effect {
+                self.links.wake(*link);
+            }
+        }
+    }
+
+    /// Carries out the orders, one after the other, for as long as the node lives. Runs on thread 0, beside the links.
+    pub(super) async fn run_orders(self: Arc<Node>) {
+        loop {
+            self.orders_wake.notified().await;
+            let orders = std::mem::take(&mut *self.orders.lock());
+            for order in orders {
+                self.carry_out(order);
+            }
+        }
+    }
+
+    fn carry_out(self: &Arc<Node>, order: Effect) {
+        match order {
+            Effect::Dial { link, addr } => self.links.dial(self, link, addr),
+            Effect::Hangup(link) => self.links.hang_up(link),
+            Effect::PulseTo { addr, token } => {
+                self.pulse_to.send_replace(Some(PulseTarget { addr, token }));
+            }
+            Effect::PulseStop => {
+                self.pulse_to.send_replace(None);
+            }
+            Effect::Coord(request) => {
+                if let Some(access) = &*self.access.lock() {
+                    access.submit(request);
+                }
+            }
+            Effect::CloseClient(conn) => self.posts[self.thread_of(conn)].deliver([Letter::Close(conn)].into_iter()),
+            Effect::CloseClients => {
+                for post in &self.posts {
+                    post.deliver([Letter::CloseAll].into_iter());
+                }
+            }
+            Effect::Exit { reason } => self.fail(reason),
+            Effect::Notice(notice) => log(&notice),
+            Effect::Release { .. } | Effect::Resume(_) | Effect::WakeLink(_) => {
+                unreachable!("not an order: is_order sorts these out")
+            }
+        }
+    }
+
+    /// Notes why this node cannot go on. The first reason stays.
+    pub(super) fn fail(&self, reason: String) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// Gives the node its access to the coordination service. Requests made before vanish.
+    pub(super) fn set_access(&self, access: Access) {
+        *self.access.lock() = Some(access);
+    }
+
+    /// Takes the access away again, to end it.
+    pub(super) fn take_access(&self) -> Option<Access> {
+        self.access.lock().take()
+    }
+
+    /// Whether no order waits and every link is closed: there is nobody left to say goodbye to.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.orders.lock().is_empty() && self.links.is_empty()
+    }
+
+    /// When the next tick is due.
+    pub(super) fn deadline(&self) -> Boot {
+        Boot(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// The timer takes the deadline up: whatever the tick leaves behind counts as nearer.
+    pub(super) fn tick(&self) {
+        self.with_keeper(|keeper, now, effects| {
+            self.deadline.store(u64::MAX, Ordering::Release);
+            keeper.handle(now, Event::Tick, effects);
+        });
+    }
+
+    /// Whether one hold of the Keeper's lock has lasted [`HOLD_STUCK_MS`].
+    pub(super) fn is_stuck(&self, now: Boot) -> bool {
+        let since = self.hold_since.load(Ordering::Relaxed);
+        since != 0 && now.ms_since(Boot(since)) > HOLD_STUCK_MS
+    }
+
+    /// The thread that a connection lives on: its number says so.
+    fn thread_of(&self, conn: ConnId) -> usize {
+        (conn.0 % self.posts.len() as u64) as usize
+    }
+}
+
+/// Ends the process when the Keeper panics: it broke an invariant, and whatever it said next could be wrong.
+struct Fuse;
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        tracing::error!("an invariant of the Keeper is broken: the process ends at once");
+        std::process::abort();
+    }
+}
+
+/// Whether an effect means something else when it changes places with another.
+fn is_order(effect: &Effect) -> bool {
+    match effect {
+        Effect::Release { .. } | Effect::Resume(_) | Effect::WakeLink(_) => false,
+        Effect::Dial { .. }
+        | Effect::Hangup(_)
+        | Effect::PulseTo { .. }
+        | Effect::PulseStop
+        | Effect::Coord(_)
+        | Effect::CloseClient(_)
+        | Effect::CloseClients
+        | Effect::Exit { .. }
+        | Effect::Notice(_) => true,
+    }
+}
+
+fn log(notice: &Notice) {
+    match notice.level {
+        Level::Error => tracing::error!(target: "datakeeper", "{notice}"),
+        Level::Warn => tracing::warn!(target: "datakeeper", "{notice}"),
+        Level::Info => tracing::info!(target: "datakeeper", "{notice}"),
+    }
+}

@@ -1,0 +1,313 @@
+//! A running node seen from its sockets: what arrives in odd pieces, who leaves early, what a crash and a stop leave behind.
+//!
+//! Meanings of commands are tested elsewhere; SET, GET and a protocol error are enough here.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::coordination::in_process::InProcess;
+use super::server::{Coordination, Options, Server, StartError};
+use crate::base::limits::OUTPUT_BYTES_PAUSE;
+use crate::cluster::role::Role;
+use crate::keeper::KeeperConfig;
+
+/// Long enough for any state that a healthy node reaches, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn options(name: &str, service: &InProcess) -> Options {
+    let mut config = KeeperConfig::new(name.parse().unwrap(), "test");
+    config.shared = config.shared.scaled(4); // tests share the machine
+    Options::new(config, Coordination::InProcess(service.clone()))
+}
+
+/// A single node that serves.
+fn solo() -> Server {
+    let server = Server::start(options("solo", &InProcess::new())).unwrap();
+    eventually("the node leads", || server.node().role() == Role::Leader);
+    server
+}
+
+/// Three nodes, all in sync; the first leads.
+fn trio(service: &InProcess) -> Vec<Server> {
+    let servers: Vec<Server> = ["n1", "n2", "n3"].map(|name| Server::start(options(name, service)).unwrap()).into();
+    eventually("all are in sync", || in_sync(&servers[0]) == 3);
+    servers
+}
+
+fn in_sync(server: &Server) -> usize {
+    server.node().status().nodes.iter().filter(|node| node.in_sync).count()
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(addr).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn command(args: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+fn receive(socket: &mut TcpStream, expected: &[u8]) {
+    let mut bytes = vec![0; expected.len()];
+    socket.read_exact(&mut bytes).unwrap();
+    assert!(bytes == expected, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
+}
+
+/// Everything up to the end of the connection.
+fn receive_all(socket: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Sends requests on a connection of their own, ends the sending side, returns the replies.
+fn ask(addr: SocketAddr, requests: &[u8]) -> String {
+    let mut socket = connect(addr);
+    socket.write_all(requests).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    receive_all(&mut socket)
+}
+
+#[test]
+fn half_closed_client_still_gets_its_replies_in_order() {
+    let server = solo();
+    let requests = [command(&[b"SET", b"k", b"v"]), command(&[b"GET", b"k"]), b"GET k\r\n".to_vec()].concat();
+    assert_eq!(ask(server.client_addr(), &requests), "+OK\r\n$1\r\nv\r\n$1\r\nv\r\n");
+}
+
+#[test]
+fn requests_may_arrive_byte_by_byte_and_thousands_at_once() {
+    let server = solo();
+    let mut socket = connect(server.client_addr());
+    for byte in command(&[b"SET", b"k", b"v"]) {
+        socket.write_all(&[byte]).unwrap();
+    }
+    receive(&mut socket, b"+OK\r\n");
+    let requests = command(&[b"GET", b"k"]).repeat(20_000);
+    let mut sender = socket.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| sender.write_all(&requests).unwrap());
+        receive(&mut socket, &b"$1\r\nv\r\n".repeat(20_000));
+    });
+}
+
+#[test]
+fn big_values_come_back_whole_however_they_are_cut() {
+    let server = solo();
+    let mut socket = connect(server.client_addr());
+    for len in [(64 << 10) - 1, 64 << 10, (64 << 10) + 1, 1 << 20, 5_000_000] {
+        let value: Vec<u8> = (0..len).map(|i: u32| (i / 7) as u8).collect();
+        let set = command(&[b"SET", b"big", &value]);
+        for piece in set.chunks(len as usize / 3 + 1) {
+            socket.write_all(piece).unwrap();
+        }
+        socket.write_all(&command(&[b"GET", b"big"])).unwrap();
+        receive(&mut socket, &[b"+OK\r\n", format!("${len}\r\n").as_bytes(), &value, b"\r\n"].concat());
+    }
+}
+
+#[test]
+fn protocol_error_is_answered_behind_the_replies_before_it_and_ends_the_connection() {
+    let server = solo();
+    let set = command(&[b"SET", b"k", b"v"]);
+    for (garbage, error) in [
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$10000000000\r\n".to_vec(), "invalid bulk length"),
+        (b"*1\r\n".repeat(200_000), "expected '$', got '*'"),
+        (vec![b'x'; 200_000], "too big inline request"),
+    ] {
+        let mut socket = connect(server.client_addr());
+        let mut sender = socket.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sender.write_all(&set).unwrap();
+                let _ = sender.write_all(&garbage); // the node may have hung up before the last of it
+                let _ = sender.shutdown(Shutdown::Write);
+            });
+            assert_eq!(receive_all(&mut socket), format!("+OK\r\n-ERR Protocol error: {error}\r\n"));
+        });
+    }
+    assert_eq!(ask(server.client_addr(), &command(&[b"GET", b"k"])), "$1\r\nv\r\n");
+}
+
+#[test]
+fn client_that_does_not_read_is_not_read_from_and_holds_up_nobody() {
+    let server = solo();
+    let value = vec![b'v'; 1 << 20];
+    let reply = [&b"$1048576\r\n"[..], &value, b"\r\n"].concat();
+    assert_eq!(ask(server.client_addr(), &command(&[b"SET", b"big", &value])), "+OK\r\n");
+    let mut slow = connect(server.client_addr());
+    slow.set_nonblocking(true).unwrap();
+    // Its requests back up into its own socket: the node has stopped reading them.
+    let requests = command(&[b"GET", b"big"]).repeat(1_000);
+    let mut sent = 0;
+    let mut stuck = 0;
+    eventually("the slow client cannot send any more", || {
+        match slow.write(&requests[sent % requests.len()..]) {
+            Ok(bytes) => (sent, stuck) = (sent + bytes, 0),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stuck += 1,
+            Err(error) => panic!("{error}"),
+        }
+        stuck >= 50
+    });
+    for _ in 0..10 {
+        assert_eq!(ask(server.client_addr(), b"GET nothing\r\n"), "$-1\r\n");
+    }
+    // And when it reads at last, everything is there.
+    slow.set_nonblocking(false).unwrap();
+    for _ in 0..20 {
+        receive(&mut slow, &reply);
+    }
+    const { assert!(OUTPUT_BYTES_PAUSE <= 1 << 20, "one reply of this test was to fill it") };
+}
+
+#[test]
+fn client_that_leaves_is_forgotten_whatever_it_left_behind() {
+    let server = solo();
+    let addr = server.client_addr();
+    let mut clients: Vec<TcpStream> = (0..30).map(|_| connect(addr)).collect();
+    for (client, unfinished) in clients
+        .iter_mut()
+        .zip([&b""[..], b"*3\r\n$3\r\nSET\r\n$1\r\nk", b"*2\r\n$3\r\nGET\r\n$100000\r\nabc"].into_iter().cycle())
+    {
+        client.write_all(unfinished).unwrap();
+    }
+    eventually("all are connected", || server.node().clients() == 30);
+    drop(clients);
+    eventually("all are forgotten", || server.node().clients() == 0);
+    assert_eq!(ask(addr, b"SET k v\r\n"), "+OK\r\n");
+}
+
+#[test]
+fn clients_are_spread_over_the_threads() {
+    let server = Server::start(Options { threads: 3, ..options("solo", &InProcess::new()) }).unwrap();
+    eventually("the node leads", || server.node().role() == Role::Leader);
+    let mut clients: Vec<TcpStream> = (0..9).map(|_| connect(server.client_addr())).collect();
+    for client in &mut clients {
+        client.write_all(b"SET k v\r\n").unwrap();
+        receive(client, b"+OK\r\n");
+    }
+    let loads: Vec<usize> = server.node().posts.iter().map(super::post::Post::load).collect();
+    assert_eq!(loads, [3, 3, 3]);
+}
+
+#[test]
+fn taken_port_is_an_error_that_names_its_key() {
+    let server = solo();
+    let service = InProcess::new();
+    let refused = Server::start(Options { listen: server.client_addr(), ..options("other", &service) });
+    let error = refused.err().expect("two listeners on one port");
+    assert!(matches!(error, StartError::Bind { key: "listen", .. }), "{error}");
+    let refused = Server::start(Options { repl_listen: server.repl_addr(), ..options("other", &service) });
+    let error = refused.err().expect("two listeners on one port").to_string();
+    assert!(error.starts_with("replication.listen: cannot listen on 127.0.0.1:"), "{error}");
+}
+
+#[test]
+fn stopped_node_closes_its_clients_and_frees_its_ports() {
+    let service = InProcess::new();
+    let server = Server::start(options("n1", &service)).unwrap();
+    eventually("the node leads", || server.node().role() == Role::Leader);
+    let (listen, repl_listen) = (server.client_addr(), server.repl_addr());
+    let mut client = connect(listen);
+    client.write_all(b"SET k v\r\n").unwrap();
+    receive(&mut client, b"+OK\r\n");
+    server.stop();
+    assert_eq!(receive_all(&mut client), "");
+    let again = Server::start(Options { listen, repl_listen, ..options("n1", &service) }).unwrap();
+    assert_eq!(again.client_addr(), listen);
+}
+
+#[test]
+fn write_is_on_every_node_and_a_crashed_leader_comes_back_as_a_replica() {
+    let service = InProcess::new();
+    let mut servers = trio(&service);
+    assert_eq!(ask(servers[0].client_addr(), b"SET k v\r\n"), "+OK\r\n");
+    let moved = ask(servers[1].client_addr(), b"SET k w\r\n");
+    assert_eq!(moved, format!("-MOVED 7629 {}\r\n", servers[0].client_addr()));
+    for server in &servers[1..] {
+        eventually("the replica has it", || ask(server.client_addr(), b"GET k\r\n") == "$1\r\nv\r\n");
+    }
+    let crashed = servers.remove(0);
+    let (listen, repl_listen) = (crashed.client_addr(), crashed.repl_addr());
+    let mut client = connect(listen);
+    client.write_all(b"GET k\r\n").unwrap();
+    receive(&mut client, b"$1\r\nv\r\n");
+    crashed.crash();
+    assert_eq!(receive_all(&mut client), "", "the system closed the socket");
+    eventually("writes go on", || servers.iter().any(|server| ask(server.client_addr(), b"SET k w\r\n") == "+OK\r\n"));
+    let back = Server::start(Options { listen, repl_listen, ..options("n1", &service) }).unwrap();
+    eventually("the crashed node is in sync again", || in_sync(&back) == 3 && back.node().role() == Role::Replica);
+    eventually("it has everything", || ask(back.client_addr(), b"GET k\r\n") == "$1\r\nw\r\n");
+}
+
+#[test]
+fn replies_held_for_replicas_leave_in_order_under_a_pipeline() {
+    let servers = trio(&InProcess::new());
+    let mut clients: Vec<TcpStream> = (0..8).map(|_| connect(servers[0].client_addr())).collect();
+    let requests: Vec<u8> = (0..300).flat_map(|i| format!("SET k{i} {i}\r\nGET k{i}\r\n").into_bytes()).collect();
+    let replies: Vec<u8> =
+        (0..300).flat_map(|i: u32| format!("+OK\r\n${}\r\n{i}\r\n", i.to_string().len()).into_bytes()).collect();
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            let (requests, replies) = (&requests, &replies);
+            scope.spawn(move || {
+                client.write_all(requests).unwrap();
+                receive(client, replies);
+            });
+        }
+    });
+    let sends = servers[0].link_sends();
+    assert!(sends > 0, "the writes went to replicas");
+}
+
+#[test]
+fn stranger_at_the_replication_port_is_sent_away() {
+    let server = solo();
+    for strange in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x04abcd", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0"] {
+        let mut socket = connect(server.repl_addr());
+        socket.write_all(strange).unwrap(); // the last says too little, and runs into the time limit
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer); // a reset is as good as an end
+        assert!(answer.is_empty(), "{strange:?} was answered: {answer:?}");
+    }
+    assert_eq!(ask(server.client_addr(), b"SET k v\r\n"), "+OK\r\n");
+}
+
+#[test]
+fn operators_get_status_metrics_and_health() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
+    eventually("the node leads", || server.node().role() == Role::Leader);
+    let admin = server.admin_addr().unwrap();
+    let get =
+        |path: &str| ask(admin, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    let status = get("/status");
+    assert!(status.starts_with("HTTP/1.1 200") && status.contains(r#""role":"leader""#), "{status}");
+    let metrics = get("/metrics");
+    for line in
+        ["datakeeper_leader{node=\"n1\"} 1\n", "datakeeper_epoch{node=\"n1\"} 1\n", "# TYPE datakeeper_lag_ms gauge\n"]
+    {
+        assert!(metrics.contains(line), "no {line:?} in {metrics}");
+    }
+    assert!(!metrics.contains("datakeeper_lag_ms{"), "a node without replicas knows no lag: {metrics}");
+    assert!(get("/healthz").ends_with("\r\n\r\nok\n"));
+    let crash = ask(admin, b"POST /crash/n1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    assert!(crash.starts_with("HTTP/1.1 404"), "only `local` can crash nodes: {crash}");
+}
