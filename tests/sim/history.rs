@@ -14,18 +14,10 @@ pub type Held = (Bytes, Option<Wall>);
 /// See the module.
 #[derive(Default)]
 pub struct History {
-    /// Epoch and digest of entry 1, 2, ...
-    entries: Vec<(Epoch, u64)>,
+    /// Epochs of entry 1, 2, ...
+    entries: Vec<Epoch>,
     /// Key → what it was from which offset on.
     keys: BTreeMap<Bytes, Vec<(Offset, Option<Held>)>>,
-}
-
-/// A digest of an entry's content.
-pub fn digest(entry: &Entry) -> u64 {
-    let head = entry.clock.0.to_le_bytes();
-    head.iter().chain(entry.mutations.iter()).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
 }
 
 impl History {
@@ -36,18 +28,13 @@ impl History {
 
     /// Epoch of an acknowledged entry.
     pub fn epoch_of(&self, offset: Offset) -> Option<Epoch> {
-        self.entries.get((offset.0 as usize).checked_sub(1)?).map(|e| e.0)
-    }
-
-    /// Digest of an acknowledged entry.
-    pub fn digest_of(&self, offset: Offset) -> Option<u64> {
-        self.entries.get((offset.0 as usize).checked_sub(1)?).map(|e| e.1)
+        self.entries.get((offset.0 as usize).checked_sub(1)?).copied()
     }
 
     /// The next entry is acknowledged.
     pub fn push(&mut self, epoch: Epoch, entry: &Entry) {
         assert_eq!(entry.offset, self.end().next());
-        self.entries.push((epoch, digest(entry)));
+        self.entries.push(epoch);
         let at = entry.offset;
         for mutation in mutations(&entry.mutations) {
             match mutation.expect("an entry in a log is readable") {

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use datakeeper::base::ids::{CopyId, DatasetId, Epoch, Offset};
 use datakeeper::keeper::Keeper;
+use datakeeper::replication::log::Entry;
 
-use crate::history::{History, digest};
+use crate::history::History;
 
 /// See the module.
 #[derive(Default)]
 pub struct OneHistory {
-    /// Content of every entry that was ever in a log.
-    entries: BTreeMap<(Offset, Epoch), u64>,
+    /// Every entry that was ever in a log: a backlog may drop it before it is looked at as an acknowledged one.
+    entries: BTreeMap<(Offset, Epoch), Entry>,
     /// Up to where the log of a copy was looked at, and the epoch there.
     seen: BTreeMap<CopyId, (Offset, Epoch)>,
     /// Up to where the acknowledgements of a leadership were looked at.
@@ -37,9 +38,9 @@ impl OneHistory {
         }
         if log.end() > from {
             for (epoch, entry) in log.peek_after(from) {
-                let content = digest(&entry);
-                let known = *self.entries.entry((entry.offset, epoch)).or_insert(content);
-                if known != content {
+                let at = (entry.offset, epoch);
+                let known = self.entries.entry(at).or_insert_with(|| entry.clone());
+                if (known.clock, &known.mutations) != (entry.clock, &entry.mutations) {
                     return Err(format!("one history: entry {epoch}:{} of n{n} differs from the one seen before", entry.offset));
                 }
             }
@@ -67,14 +68,11 @@ impl OneHistory {
         if acked <= history.end() {
             return Ok(false);
         }
-        for (epoch, entry) in log.peek_after(history.end()) {
-            if entry.offset > acked {
-                break;
-            }
-            if entry.offset != history.end().next() {
-                return Err(format!("one history: n{n} lacks the entries after {}", history.end()));
-            }
-            history.push(epoch, &entry);
+        while history.end() < acked {
+            let next = history.end().next();
+            let entry = log.epoch_of(next).and_then(|epoch| Some((epoch, self.entries.get(&(next, epoch))?)));
+            let Some((epoch, entry)) = entry else { return Err(format!("one history: n{n} has never had entry {next}")) };
+            history.push(epoch, entry);
         }
         Ok(true)
     }
