@@ -162,7 +162,7 @@ impl Node {
 }
 
 /// Lines kept for a failure's story.
-const TRACE_LINES: usize = 600;
+const TRACE_LINES: usize = 4_000;
 /// More events than this in one run mean that something spins.
 const EVENTS_MAX: u64 = 3_000_000;
 
