@@ -336,3 +336,21 @@ fn a_lost_replica_is_taken_out_and_writes_go_on() {
     world.run_until("two in sync", 3_000, |w| w.in_sync() == 2);
     assert_eq!(world.ask(0, &["SET", "k", "w"]), "+OK\r\n");
 }
+
+#[test]
+fn when_every_holder_has_restarted_empty_the_cluster_starts_over_loudly_and_not_before() {
+    let mut world = three();
+    for i in 0..3 {
+        world.crash(i);
+    }
+    world.start(1);
+    world.start(2);
+    world.run(5_000);
+    assert_eq!((world.role(1), world.role(2)), (Role::Joining, Role::Joining), "n0 may still hold everything");
+    world.start(0);
+    world.run_until("a leader of nothing", 5_000, |w| (0..3).any(|i| w.role(i) == Role::Leader));
+    let (state, _) = world.model.state().state.unwrap();
+    assert_eq!((state.resets, state.epoch.0), (1, 2));
+    assert!(world.notices().iter().any(|n| n.contains("ALL DATA ARE LOST")));
+    world.run_until("all three in sync", 5_000, |w| w.in_sync() == 3);
+}

@@ -276,6 +276,28 @@ impl ClusterState {
         Some(next)
     }
 
+    /// Total loss: `me`, which holds nothing, starts over with a new dataset. The peak stays, so that the cluster is not
+    /// content with fewer members than it had.
+    #[must_use]
+    pub fn reset(&self, me: &Member, dataset: DatasetId, change: Change) -> ClusterState {
+        let mut next = self.clone();
+        next.epoch = Epoch(self.epoch.0 + 1);
+        next.dataset = dataset;
+        next.leader = me.clone();
+        next.in_sync = vec![me.clone()];
+        next.fallback = Vec::new();
+        next.holders = BTreeMap::from([(me.id.clone(), me.copy)]);
+        next.resets += 1;
+        next.change = change;
+        next
+    }
+
+    /// Every copy that may still hold acknowledged data, as far as this state knows.
+    pub fn counted_copies(&self) -> impl Iterator<Item = (&NodeId, CopyId)> {
+        let named = self.in_sync.iter().chain(&self.fallback).map(|m| (&m.id, m.copy));
+        named.chain(self.holders.iter().map(|(id, copy)| (id, *copy)))
+    }
+
     /// Same epoch and leader, another set: keeps the peak, the holders and the fallback list true.
     fn with_set(&self, set: Vec<Member>, change: Change) -> ClusterState {
         let mut next = self.clone();

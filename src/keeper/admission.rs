@@ -62,6 +62,13 @@ pub(super) struct Gates {
     pub write: Gate,
 }
 
+impl Gates {
+    /// Whether some command would have to wait.
+    pub fn any_waits(self) -> bool {
+        [self.read, self.write].iter().any(|g| matches!(g, Gate::Wait(_)))
+    }
+}
+
 impl Keeper {
     pub(super) fn gates(&self, now: Now) -> Gates {
         let both = |gate| Gates { read: gate, write: gate };

@@ -5,8 +5,10 @@
 //! promise).
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, Offset, Position};
+use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, NodeId, Offset, Position};
+
 use crate::base::limits::{HOLD_MS, RANK_STEP_MS};
+use crate::cluster::config::TotalLoss;
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
 use crate::cluster::registration::Registration;
 use crate::cluster::role::Role;
@@ -49,6 +51,9 @@ impl Keeper {
                 self.nodes = nodes;
                 if self.known.is_none() && (confirmed || self.role == Role::Joining) {
                     self.found_if_absent(now, fx);
+                }
+                if confirmed {
+                    self.start_over_if_lost(now, fx);
                 }
             }
             CoordEvent::Config(shared) => {
@@ -117,6 +122,66 @@ impl Keeper {
         self.freeze(fx);
         self.pending = Some(Pending { want: want.clone(), leads: true });
         fx.push(Effect::Coord(CoordRequest::Bootstrap { want, config: self.config.shared.clone() }));
+    }
+
+    /// Whether this node, which holds nothing and finds no leader, should look whether the data are gone for good.
+    fn may_prove_loss(&self) -> bool {
+        self.role == Role::Joining
+            && self.dataset.is_none()
+            && self.pending.is_none()
+            && self.wipe_due.is_none()
+            && self.halted.is_none()
+            && !self.stopping
+            && self.known.is_some()
+            && self.is_registered()
+            && self.following.as_ref().is_none_or(|f| !f.welcomed)
+    }
+
+    /// Asks for confirmed reads while no leader is found, once a second.
+    pub(super) fn look_for_loss(&mut self, now: Now, fx: &mut Effects) {
+        if now.boot >= self.loss_check_at && self.may_prove_loss() {
+            self.loss_check_at = now.boot.plus_ms(HOLD_MS);
+            fx.push(Effect::Coord(CoordRequest::Confirm));
+        }
+    }
+
+    /// Total loss is proven when every copy that counts is registered under another copy id by now, and no live node holds
+    /// data (the directory was read after `/state`, both after a sync). The compare-and-set names every version that the
+    /// proof rests on. Until it is resolved this node takes nothing in (R4).
+    fn start_over_if_lost(&mut self, now: Now, fx: &mut Effects) {
+        if !self.may_prove_loss() {
+            return;
+        }
+        let known = self.known.as_ref().expect("may_prove_loss looked");
+        let replaced = |(id, copy): (&NodeId, CopyId)| {
+            self.nodes.iter().any(|n| n.registration.id == *id && n.registration.copy != copy)
+        };
+        let all_gone = known.state.counted_copies().all(replaced);
+        let mut live: Vec<_> = self.nodes.iter().filter(|n| n.live.is_some()).map(|n| &n.registration).collect();
+        if !all_gone || live.iter().any(|r| !r.empty) {
+            return;
+        }
+        live.sort_by_key(|r| (r.rank, &r.id));
+        if live.first().is_none_or(|r| r.id != self.me.id) {
+            return;
+        }
+        let holders: Vec<&str> = known.state.holders.keys().map(NodeId::as_str).collect();
+        let loss = format!("every copy of dataset {} is gone ({} restarted)", known.state.dataset, holders.join(", "));
+        if self.shared.total_loss == TotalLoss::Halt {
+            self.loss_check_at = now.boot.plus_ms(10 * HOLD_MS);
+            fx.push(Notice::error(format!("{loss}; total_loss: halt waits for an operator")));
+            return;
+        }
+        fx.push(Notice::error(format!("{loss}: ALL DATA ARE LOST, starting over empty")));
+        let state = known.state.clone();
+        let expect = known.version;
+        let nodes = self.nodes.iter().map(|n| (n.registration.id.clone(), n.version)).collect();
+        let dataset = DatasetId(self.rng.next_u128());
+        let change = self.change(now, Why::Reset);
+        let want = state.reset(&self.me, dataset, change);
+        self.freeze(fx);
+        self.pending = Some(Pending { want: want.clone(), leads: true });
+        fx.push(Effect::Coord(CoordRequest::Cas { expect, want, nodes }));
     }
 
     fn on_state(&mut self, now: Now, read: StateRead, fx: &mut Effects) {

@@ -13,7 +13,7 @@ use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
 use super::admission::{Gate, Gates};
-use super::session::{Flow, Session};
+use super::session::{Flow, Session, host_and_port};
 use super::{Acks, Effects, Keeper};
 
 /// How far a batch came.
@@ -82,7 +82,7 @@ impl Keeper {
             }
             for hash in &hashes[..group] {
                 let args = batch.args(done, input);
-                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx) {
+                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need) {
                     Outcome::Next => done += 1,
                     Outcome::Stop(stop) => {
                         done += usize::from(stop == Next::CloseAfter);
@@ -135,22 +135,24 @@ impl Keeper {
         first_key: Option<KeyHash>,
         out: &mut Output,
         need: &mut Offset,
-        fx: &mut Effects,
     ) -> Outcome {
         let protocol = session.protocol;
         let spec = match resolve(args) {
             Ok(spec) => spec,
             Err(error) => {
-                self.stats.errors += 1;
-                Reply::new(out, protocol).error(&error.to_string());
+                let text = error.text();
+                self.stats.error(&text);
+                Reply::new(out, protocol).error(&text);
                 return Outcome::Next;
             }
         };
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
-            self.stats.errors += 1;
-            Reply::new(out, protocol).error("NOAUTH Authentication required.");
+            let text = "NOAUTH Authentication required.";
+            self.stats.error(text);
+            Reply::new(out, protocol).error(text);
             return Outcome::Next;
         }
+        session.last_command = spec.name;
         match spec.exec {
             Exec::Data(run) => {
                 let write = spec.flags.has(Flag::Write);
@@ -163,13 +165,12 @@ impl Keeper {
                     return outcome;
                 }
                 session.wait_until = None;
-                let mark = out.mark();
-                // A sliced command goes on writing where it left off, so only a finished one is taken back on error.
+                let on_keys = write || spec.flags.has(Flag::Readonly);
                 let mut ctx = Ctx {
                     store: &mut self.store,
                     reply: Reply::new(out, protocol),
                     log: &mut self.scratch,
-                    clock: self.clock,
+                    clock: if on_keys { self.clock } else { now.wall },
                     expire: self.role == Role::Leader,
                     first_key,
                     slice: &mut session.slice,
@@ -179,22 +180,22 @@ impl Keeper {
                 let emitted = ctx.emitted;
                 if emitted > 0 {
                     *need = self.append(session, spec, args, first_key);
-                } else if (write || spec.flags.has(Flag::Readonly)) && self.acked < self.log.end() {
+                } else if on_keys && self.acked < self.log.end() {
                     *need = (*need).max(self.saw(spec, args, first_key));
                 }
                 match result {
                     Ok(Done::Done) => {}
                     Ok(Done::More) => return Outcome::Stop(Next::Again),
                     Err(error) => {
-                        self.stats.errors += 1;
-                        out.rewind(mark);
-                        Reply::new(out, protocol).error(&error.to_string());
+                        let text = error.text();
+                        self.stats.error(&text);
+                        Reply::new(out, protocol).error(&text);
                     }
                 }
                 session.slice = Default::default();
                 Outcome::Next
             }
-            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out, fx) {
+            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out) {
                 Flow::Done => {
                     session.wait_until = None;
                     Outcome::Next
@@ -207,7 +208,9 @@ impl Keeper {
                 Flow::Close => Outcome::Stop(Next::CloseAfter),
             },
             Exec::Container => {
-                Reply::new(out, protocol).error(&crate::command::CommandError::WrongArity(spec.name).to_string());
+                let error = crate::command::CommandError::WrongArity(spec.name);
+                self.stats.error(&error.text());
+                Reply::new(out, protocol).error(&error.text());
                 Outcome::Next
             }
         }
@@ -230,8 +233,9 @@ impl Keeper {
             Gate::Serve => {
                 let limit = self.config.max_memory;
                 if limit > 0 && spec.flags.has(Flag::DenyOom) && self.store.used_memory() > limit {
-                    self.stats.errors += 1;
-                    Reply::new(out, protocol).error("OOM command not allowed when used memory > 'maxmemory'.");
+                    let text = "OOM command not allowed when used memory > 'maxmemory'.";
+                    self.stats.error(text);
+                    Reply::new(out, protocol).error(text);
                     return Some(Outcome::Next);
                 }
                 return None;
@@ -242,7 +246,8 @@ impl Keeper {
                 if let Some(addr) = addr {
                     self.stats.redirects += 1;
                     session.wait_until = None;
-                    Reply::new(out, protocol).error(&format!("MOVED {} {addr}", key.map_or(0, slot)));
+                    let (host, port) = host_and_port(&addr);
+                    Reply::new(out, protocol).error(&format!("MOVED {} {host}:{port}", key.map_or(0, slot)));
                     return Some(Outcome::Next);
                 }
                 super::admission::Refusal::NoLeader
@@ -256,7 +261,7 @@ impl Keeper {
             Gate::Refuse(refusal) => refusal,
         };
         session.wait_until = None;
-        self.stats.errors += 1;
+        self.stats.error(refusal.text());
         Reply::new(out, protocol).error(refusal.text());
         Some(Outcome::Next)
     }

@@ -101,7 +101,17 @@ impl Keeper {
         }
         let registered = self.registered.is_some_and(|(copy, _)| copy == self.me.copy);
         let Some(f) = &mut self.following else { return };
-        if f.link.is_some() || now.boot < f.retry_at {
+        if now.boot < f.retry_at {
+            return;
+        }
+        if let Some(link) = f.link {
+            // While there is a link this is the time to look whether it still says anything.
+            let deaf_at = f.heard.plus_ms(self.shared.promise_ms * 2);
+            f.retry_at = deaf_at;
+            if now.boot >= deaf_at {
+                self.hang_up(link, fx);
+                self.on_leader_link_down(now, "nothing heard on it", fx);
+            }
             return;
         }
         f.retry_at = now.boot.plus_ms(f.pause_ms);
@@ -113,7 +123,8 @@ impl Keeper {
         if !registered {
             return;
         }
-        f.retry_at = Boot(u64::MAX);
+        f.heard = now.boot;
+        f.retry_at = now.boot.plus_ms(self.shared.promise_ms * 2);
         let link = self.new_link(None);
         self.following.as_mut().expect("just seen").link = Some(link);
         fx.push(Effect::Dial { link, addr });
@@ -215,7 +226,7 @@ impl Keeper {
     }
 
     /// Checks that a frame comes from the leader that is followed. `Ok(false)`: from a deposed one, to be ignored.
-    fn from_leader(
+    fn hear_leader(
         &mut self,
         now: Now,
         link: LinkId,
@@ -245,14 +256,14 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
             if head.count > 0 {
                 self.take_entries(head, body)?;
             }
-            let f = self.following.as_mut().expect("from_leader looked");
+            let f = self.following.as_mut().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
             if head.count == 0 && self.applied == self.log.end() {
@@ -305,7 +316,7 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.from_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
@@ -323,7 +334,7 @@ impl Keeper {
                 let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
                 fx.push(Notice::info(text));
             }
-            let f = self.following.as_ref().expect("from_leader looked");
+            let f = self.following.as_ref().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));
             self.apply_acked(now, fx);
         }

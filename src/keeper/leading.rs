@@ -153,6 +153,7 @@ impl Keeper {
         }
         f.heard = now.boot;
         f.applied = f.applied.max(ack.applied);
+        let moved = ack.matched > f.matched || ack.whole && !f.whole;
         f.whole |= ack.whole;
         if ack.matched > f.matched {
             f.matched = ack.matched;
@@ -163,6 +164,9 @@ impl Keeper {
         }
         self.pulse.lock().sign(now, ack.epoch, ack.copy, ack.sent_at, ack.promise_ms);
         self.advance(now, fx);
+        if moved {
+            self.resume_blocked(fx);
+        }
     }
 
     /// Moves held and acked forward, makes the leader ready, releases what waited.
@@ -244,6 +248,10 @@ impl Keeper {
         }
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
+        if self.waiting.len() > self.blocked.len() && !self.gates(now).any_waits() {
+            // A lease came back with a pulse, which does not pass through here.
+            self.resume_waiting(fx);
+        }
         if self.pending.is_some() || self.known.is_none() || self.stopping {
             return;
         }

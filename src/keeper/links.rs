@@ -68,8 +68,6 @@ struct Stream {
     parts: Option<Parts>,
     /// First hash of the next chunk; `None` when there are none (left).
     chunk_from: Option<u64>,
-    /// Whose turn it is while both entries and chunks wait.
-    chunk_turn: bool,
     acked_sent: Offset,
     sent_at: Boot,
 }
@@ -327,6 +325,10 @@ impl Keeper {
         let follower =
             leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
         let former = follower.link.replace(link);
+        // Newest wins: a link that serves an older copy of the same node belongs to a process that is gone.
+        let older = leading.followers.iter().filter(|(c, f)| **c != hello.copy && f.node == hello.node);
+        let replaced: Vec<LinkId> = older.filter_map(|(_, f)| f.link).chain(former).collect();
+        let follower = leading.followers.get_mut(&hello.copy).expect("just made");
         follower.closed_at = None;
         follower.heard = now.boot;
         follower.floor = hello.executed;
@@ -353,8 +355,9 @@ impl Keeper {
             proof: wire::proof(secret, "welcome", &theirs, &mine),
             keys: self.store.len() as u64,
         };
-        if let Some(former) = former {
+        for former in replaced {
             self.hang_up(former, fx);
+            self.follower_link_down(now, former);
         }
         let l = self.links.get_mut(&link).expect("looked up");
         l.stream = Some(Stream {
@@ -363,7 +366,6 @@ impl Keeper {
             next,
             parts: None,
             chunk_from: full.then_some(0),
-            chunk_turn: false,
             acked_sent: Offset::ZERO,
             sent_at: Boot(0),
         });
@@ -421,7 +423,11 @@ impl Keeper {
             let mut stream = l.stream.take().expect("just seen");
             let (poll, sent) = self.pump(now, &mut stream, out);
             self.stats.link_bytes += sent as u64;
-            if let Some(l) = self.links.get_mut(&link) {
+            if poll == LinkPoll::Gone {
+                // The backlog no longer reaches back to what the follower needs next: it resyncs fully on a new link.
+                self.links.remove(&link);
+                self.follower_link_down(now, link);
+            } else if let Some(l) = self.links.get_mut(&link) {
                 l.stream = Some(stream);
             }
             return poll;
@@ -450,13 +456,11 @@ impl Keeper {
                 continue;
             }
             let entries_wait = stream.next <= self.log.end();
-            if stream.chunk_from.is_some() && (stream.chunk_turn || !entries_wait) {
-                stream.chunk_turn = false;
+            if stream.chunk_from.is_some() && (!entries_wait || sent >= LINK_BYTES_PER_TURN / 2) {
                 self.next_chunk(stream);
-                // A chunk is read from the whole store: one per turn keeps the hold of the lock short.
+                // One chunk per turn keeps the hold of the lock short; entries have half of each turn, so neither starves.
                 budget = budget.min(sent + 1);
             } else if entries_wait {
-                stream.chunk_turn = true;
                 if !self.next_block(stream) {
                     return (LinkPoll::Gone, sent);
                 }

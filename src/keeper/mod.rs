@@ -188,6 +188,8 @@ pub struct Keeper {
     /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
     wipe_due: Option<Boot>,
     wipe_confirming: bool,
+    /// When to look (again) whether all data are lost.
+    loss_check_at: Boot,
 
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
@@ -268,6 +270,7 @@ impl Keeper {
             pending: None,
             wipe_due: None,
             wipe_confirming: false,
+            loss_check_at: now.boot.plus_ms(crate::base::limits::HOLD_MS),
             links: BTreeMap::new(),
             next_link: 1,
             leading: None,
@@ -320,6 +323,7 @@ impl Keeper {
         self.keep_following(now, fx);
         self.stand_if_due(now, fx);
         self.keep_wiping(now, fx);
+        self.look_for_loss(now, fx);
         self.expire_waits(now, fx);
         if now.boot >= self.upkeep_at {
             self.sweep(now, fx);
@@ -354,6 +358,7 @@ impl Keeper {
 
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
+        self.stats.sample(now);
         let more = self.store.sweep(256);
         if self.role == Role::Leader {
             self.expire_due(now, fx);

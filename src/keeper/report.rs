@@ -1,5 +1,7 @@
 //! What operators are told: counters, and the cluster as this node sees it.
 
+use std::collections::BTreeMap;
+
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::NodeId;
 use crate::cluster::registration::NodeRead;
@@ -9,10 +11,10 @@ use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress
 
 use super::Keeper;
 
-/// Counters since the start, or since CONFIG RESETSTAT.
+/// Counters since the start.
 #[derive(Clone, Debug)]
 pub(super) struct Stats {
-    /// Start of the process, or of this counting.
+    /// Start of the process and of the counting.
     pub since: Boot,
     /// Commands executed.
     pub commands: u64,
@@ -28,7 +30,15 @@ pub(super) struct Stats {
     pub full_resyncs: u64,
     /// Bytes put on links as leader.
     pub link_bytes: u64,
+    /// `errors` by the first word of their text. All texts are ours, so there are few.
+    by_code: BTreeMap<Box<str>, u64>,
+    /// When `commands` was last looked at, and what it was.
+    sampled: (Boot, u64),
+    commands_per_s: u64,
 }
+
+/// The rate of commands is that of the last full second.
+const SAMPLE_MS: u64 = 1_000;
 
 impl Stats {
     pub fn new(now: Now) -> Stats {
@@ -41,7 +51,39 @@ impl Stats {
             entries_applied: 0,
             full_resyncs: 0,
             link_bytes: 0,
+            by_code: BTreeMap::new(),
+            sampled: (now.boot, 0),
+            commands_per_s: 0,
         }
+    }
+
+    /// A command is answered with this error. Redirects are counted on their own.
+    pub fn error(&mut self, text: &str) {
+        self.errors += 1;
+        let code = text.split(' ').next().unwrap_or_default();
+        match self.by_code.get_mut(code) {
+            Some(count) => *count += 1,
+            None => _ = self.by_code.insert(code.into(), 1),
+        }
+    }
+
+    /// Errors by their code.
+    pub fn errors_by_code(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.by_code.iter().map(|(code, count)| (&**code, *count))
+    }
+
+    /// Takes a new sample of the rate when the last one is old enough.
+    pub fn sample(&mut self, now: Now) {
+        let ms = now.boot.ms_since(self.sampled.0);
+        if ms >= SAMPLE_MS {
+            self.commands_per_s = (self.commands - self.sampled.1) * 1_000 / ms;
+            self.sampled = (now.boot, self.commands);
+        }
+    }
+
+    /// Commands per second, lately.
+    pub fn commands_per_s(&self) -> u64 {
+        self.commands_per_s
     }
 }
 
@@ -115,7 +157,7 @@ impl Keeper {
             status.sync_progress = self.intake.as_ref().map(|i| SyncProgress {
                 bytes: i.bytes,
                 keys: i.keys,
-                percent: i.next().map_or(100, |next| (u128::from(next) * 100 >> 64) as u8),
+                percent: i.next().map_or(100, |next| ((u128::from(next) * 100) >> 64) as u8),
             });
         } else if let Some(f) = self.leading.as_ref().and_then(|l| l.followers.get(&r.copy)) {
             status.role = Some(if status.in_sync { Role::Replica } else { Role::Syncing }.to_string());

@@ -1,16 +1,31 @@
 //! Sessions: what the Keeper knows of each client connection, and the commands that need one.
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
+//! The commands are in one file per family: `connection`, `cluster`, `config`, `info` (with ROLE and the status) and `wait`;
+//! `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
+//!
+//! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, MULTI, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
+//! shell's, so CLIENT LIST shows them as 0.
 
+mod cluster;
+mod config;
+mod connection;
+mod info;
+mod view;
+mod wait;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::base::clock::{Boot, Now, Wall};
+use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Offset};
 use crate::base::limits::CLIENTS_MAX;
-use crate::command::SliceState;
-use crate::resp::Protocol;
+use crate::command::{SessionCommand, SliceState};
+use crate::resp::{Args, Output, Protocol, Reply};
 
 use super::Keeper;
+
+pub(super) use view::host_and_port;
 
 /// One client connection.
 #[derive(Debug)]
@@ -23,8 +38,6 @@ pub(super) struct Session {
     pub local_addr: String,
     /// When it connected.
     pub since: Boot,
-    /// When it connected, for people.
-    pub since_wall: Wall,
     /// When its last batch was executed.
     pub active_at: Boot,
     /// Form of its replies.
@@ -37,6 +50,10 @@ pub(super) struct Session {
     pub library: (String, String),
     /// READONLY was sent.
     pub readonly: bool,
+    /// CLIENT NO-EVICT is on. Nothing is evicted; CLIENT LIST shows it.
+    pub no_evict: bool,
+    /// CLIENT NO-TOUCH is on. Nothing depends on the time of access yet; CLIENT LIST shows it.
+    pub no_touch: bool,
     /// Name of its last command, for CLIENT LIST.
     pub last_command: &'static str,
     /// Offset of its last write, for WAIT.
@@ -62,6 +79,9 @@ pub(super) enum Flow {
     /// It is answered, and the connection ends.
     Close,
 }
+
+/// What a session command comes to; an error is the error line without the leading `-`, and nothing was written.
+type Answer = Result<Flow, Cow<'static, str>>;
 
 /// All sessions of this process.
 #[derive(Debug, Default)]
@@ -92,9 +112,9 @@ impl Sessions {
         self.map.len() + self.out
     }
 
-    /// All but the one that is being executed, by number of connection.
-    pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.map.values()
+    /// All but the one that is being executed.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
+        self.map.iter().map(|(conn, session)| (*conn, session))
     }
 }
 
@@ -110,13 +130,14 @@ impl Keeper {
             addr,
             local_addr,
             since: now.boot,
-            since_wall: now.wall,
             active_at: now.boot,
             protocol: Protocol::Resp2,
             trusted: self.config.password.is_none(),
             name: String::new(),
             library: (String::new(), String::new()),
             readonly: false,
+            no_evict: false,
+            no_touch: false,
             last_command: "NULL",
             last_write: Offset::ZERO,
             held_seq: 0,
@@ -141,22 +162,57 @@ impl Keeper {
         self.sessions.map.get(&conn).is_some_and(|s| s.trusted)
     }
 }
+
 impl Keeper {
-    #[allow(clippy::too_many_arguments)]
+    /// Executes a session command. Its row checked the number of arguments where that is fixed.
+    #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
     pub(super) fn session_command(
         &mut self,
-        _now: Now,
-        _conn: ConnId,
+        now: Now,
+        conn: ConnId,
         session: &mut Session,
-        command: crate::command::SessionCommand,
-        _args: &crate::resp::Args<'_>,
-        out: &mut crate::resp::Output,
-        _fx: &mut super::Effects,
+        command: SessionCommand,
+        args: &Args<'_>,
+        out: &mut Output,
     ) -> Flow {
-        match command {
-            crate::command::SessionCommand::Ping => crate::resp::Reply::new(out, session.protocol).simple("PONG"),
-            other => crate::resp::Reply::new(out, session.protocol).error(&format!("ERR {other:?}")),
-        }
-        Flow::Done
+        let mut reply = Reply::new(out, session.protocol);
+        let answer = match command {
+            SessionCommand::Ping => connection::ping(args, &mut reply),
+            SessionCommand::Hello => self.hello(now, session, args, out),
+            SessionCommand::Auth => self.auth(session, args, &mut reply),
+            SessionCommand::Select => connection::select(args, &mut reply),
+            SessionCommand::Quit => connection::quit(&mut reply),
+            SessionCommand::Reset => self.reset(session, out),
+            SessionCommand::Readonly => connection::set(&mut session.readonly, true, &mut reply),
+            SessionCommand::Readwrite => connection::set(&mut session.readonly, false, &mut reply),
+            SessionCommand::Asking => connection::asking(&mut reply),
+            SessionCommand::ClientId => connection::id(session, &mut reply),
+            SessionCommand::ClientGetName => connection::get_name(session, &mut reply),
+            SessionCommand::ClientSetName => connection::set_name(session, args, &mut reply),
+            SessionCommand::ClientSetInfo => connection::set_info(session, args, &mut reply),
+            SessionCommand::ClientNoEvict => connection::switch(&mut session.no_evict, args, &mut reply),
+            SessionCommand::ClientNoTouch => connection::switch(&mut session.no_touch, args, &mut reply),
+            SessionCommand::ClientInfo => self.client_info(now, conn, session, &mut reply),
+            SessionCommand::ClientList => self.client_list(now, conn, session, args, &mut reply),
+            SessionCommand::ClusterInfo => self.cluster_info(now, &mut reply),
+            SessionCommand::ClusterKeySlot => cluster::key_slot(args, &mut reply),
+            SessionCommand::ClusterLinks => cluster::links(&mut reply),
+            SessionCommand::ClusterMyId => self.cluster_my_id(&mut reply),
+            SessionCommand::ClusterMyShardId => self.cluster_my_shard_id(&mut reply),
+            SessionCommand::ClusterNodes => self.cluster_nodes(now, &mut reply),
+            SessionCommand::ClusterReplicas => self.cluster_replicas(now, args, &mut reply),
+            SessionCommand::ClusterShards => self.cluster_shards(now, &mut reply),
+            SessionCommand::ClusterSlots => self.cluster_slots(now, &mut reply),
+            SessionCommand::ConfigGet => self.config_get(args, &mut reply),
+            SessionCommand::Info => self.info(now, args, &mut reply),
+            SessionCommand::Role => self.role_command(now, &mut reply),
+            SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
+            SessionCommand::Wait => self.wait(now, conn, session, args, &mut reply),
+        };
+        answer.unwrap_or_else(|text| {
+            self.stats.error(&text);
+            Reply::new(out, session.protocol).error(&text);
+            Flow::Done
+        })
     }
 }

@@ -1,0 +1,176 @@
+//! Question: what does the replication log add to a SET of 16 + 100 bytes: at the leader, when a tick's block is sealed, when a
+//! link looks its block up, and at the replica, which checks, keeps and applies what the leader made?
+//!
+//! Bound, on the back of an envelope: an entry is 133 bytes (12 head, 5 of Put's own, 16 + 100), copied twice from cache to cache,
+//! so 20 to 40 ns at the leader, and the CRC-32 of those bytes at some 10 GB/s adds 15 ns when the block is sealed. A backlog of
+//! 64 MiB in blocks of one tick (8 writes) is 64 thousand blocks: a binary search of 16 steps, the last ones out of cache, is 100 to
+//! 300 ns, once per block and link. The replica reads each entry twice (checked, then applied: 20 to 40 ns each) and pays for
+//! the store like the leader, but without prefetch: 30 ns in cache, 200 to 400 ns from DRAM.
+//!
+//! Run: `cargo bench --bench log` (about half a minute).
+//!
+//! A surprise would be: appending dearer than 60 ns; sealing dearer per entry than appending; a lookup above 1 µs; a replica that
+//! is slower per entry than a leader executes the SET (about 300 ns and up, parsing included): it would fall behind for ever.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput};
+use datakeeper::base::clock::Wall;
+use datakeeper::base::ids::{Epoch, HashKey, Offset, Position};
+use datakeeper::base::jitter::Jitter;
+use datakeeper::base::segments::Segments;
+use datakeeper::replication::log::{Log, entries};
+use datakeeper::store::{Event, Mutation, Store, ValueRef, mutations};
+
+const EPOCH: Epoch = Epoch(1);
+const CLOCK: Wall = Wall(1_700_000_000_000);
+const VALUE: [u8; 100] = [7; 100];
+/// `replication.backlog_bytes` as it is by default.
+const BACKLOG_BYTES: usize = 64 << 20;
+/// Writes of one tick with few busy clients, and with many or with pipelines.
+const TICKS: [u32; 3] = [1, 8, 64];
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn key(number: u64) -> [u8; 16] {
+    let mut key = *b"key:000000000000";
+    for (at, byte) in key[4..].iter_mut().enumerate() {
+        *byte = b'0' + (number / 10_u64.pow(11 - at as u32) % 10) as u8;
+    }
+    key
+}
+
+fn put(key: &[u8]) -> Mutation<'_> {
+    Mutation::Put { key, value: ValueRef::Slice(&VALUE), expiry: None, event: Event::Set }
+}
+
+/// What the leader does per SET: encode the mutation, make an entry of it.
+fn append(log: &mut Log, scratch: &mut Segments, number: u64) -> Offset {
+    put(&key(number)).encode(scratch);
+    log.append(EPOCH, CLOCK, scratch)
+}
+
+/// A log with a full backlog in blocks of `tick` entries.
+fn backlog(tick: u32) -> Log {
+    let (mut log, mut scratch) = (Log::new(Position::default()), Segments::new());
+    while log.bytes() < BACKLOG_BYTES {
+        (0..tick).for_each(|i| {
+            append(&mut log, &mut scratch, u64::from(i));
+        });
+        log.seal();
+    }
+    log
+}
+
+/// The leader's side: entries are appended, and each tick's worth is sealed; the backlog is trimmed as in steady state.
+fn leader(c: &mut Criterion) {
+    let mut group = c.benchmark_group("log/leader");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("encode", |b| {
+        let (mut scratch, mut number) = (Segments::new(), 0);
+        b.iter(|| {
+            number += 1;
+            scratch.clear();
+            put(&key(number)).encode(&mut scratch);
+            black_box(scratch.len())
+        });
+    });
+    group.bench_function("encode_and_append", |b| {
+        let (mut log, mut scratch, mut number) = (backlog(64), Segments::new(), 0);
+        b.iter(|| {
+            number += 1;
+            let end = append(&mut log, &mut scratch, number);
+            // Blocks close by themselves when they fill a frame; trimming keeps the memory of this loop bounded.
+            log.trim(BACKLOG_BYTES, end);
+            end
+        });
+    });
+    for tick in TICKS {
+        group.throughput(Throughput::Elements(u64::from(tick)));
+        group.bench_function(format!("encode_append_and_seal/{tick}"), |b| {
+            let (mut log, mut scratch, mut number) = (backlog(tick), Segments::new(), 0);
+            b.iter(|| {
+                for _ in 0..tick {
+                    number += 1;
+                    append(&mut log, &mut scratch, number);
+                }
+                log.seal();
+                log.trim(BACKLOG_BYTES, log.end());
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A link's side: the block that holds the next entry, anywhere in the backlog and at its end.
+fn link(c: &mut Criterion) {
+    let log = backlog(8);
+    let mut jitter = Jitter::new(1);
+    let mut group = c.benchmark_group("log/link");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("block_anywhere", |b| {
+        b.iter(|| log.block_at(Offset(1 + jitter.below(log.end().0))).map(|block| block.crc));
+    });
+    group.bench_function("block_at_the_end", |b| b.iter(|| log.block_at(black_box(log.end())).map(|block| block.crc)));
+    group.finish();
+}
+
+/// One block of `tick` Puts of random keys, as it comes off the wire.
+fn block(jitter: &mut Jitter, tick: u32, keys: u64) -> Bytes {
+    let (mut log, mut scratch) = (Log::new(Position::default()), Segments::new());
+    (0..tick).for_each(|_| {
+        append(&mut log, &mut scratch, jitter.below(keys));
+    });
+    log.seal();
+    log.block_at(Offset(1)).expect("just sealed").pieces[0].clone()
+}
+
+/// The replica's side: check every mutation, keep the block, and, once it is acknowledged, apply it.
+fn replica(c: &mut Criterion) {
+    for (name, keys) in [("1K", 1_000), ("1M", 1_000_000)] {
+        let mut store = Store::new(HashKey(*b"a secret of ours"));
+        (0..keys).for_each(|number| store.apply(&put(&key(number))));
+        let mut log = Log::new(Position::default());
+        let mut jitter = Jitter::new(2);
+        let mut group = c.benchmark_group(format!("log/replica/{name}"));
+        for tick in TICKS {
+            group.throughput(Throughput::Elements(u64::from(tick)));
+            group.bench_function(format!("check_append_and_apply/{tick}"), |b| {
+                b.iter_batched(
+                    || block(&mut jitter, tick, keys),
+                    |body| {
+                        let first = log.end().next();
+                        let all = entries(&body, first, tick).expect("made by a log");
+                        assert!(all.iter().flat_map(|entry| mutations(&entry.mutations)).all(|m| m.is_ok()));
+                        drop(all);
+                        let applied = log.end();
+                        log.append_block(EPOCH, first, tick, body);
+                        for entry in log.entries_after(applied) {
+                            for mutation in mutations(&entry.mutations) {
+                                store.apply(&mutation.expect("checked above"));
+                            }
+                        }
+                        log.trim(BACKLOG_BYTES, log.end());
+                    },
+                    BatchSize::SmallInput,
+                );
+            });
+        }
+        group.finish();
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(1_000))
+        .sample_size(20)
+        .configure_from_args();
+    leader(&mut criterion);
+    link(&mut criterion);
+    replica(&mut criterion);
+    criterion.final_summary();
+}

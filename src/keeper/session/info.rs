@@ -1,0 +1,303 @@
+//! INFO, ROLE and DATAKEEPER STATUS: what operators and monitoring are told.
+//!
+//! INFO has the sections and field names of Redis 7.2 as far as they mean something here, and a section of our own. What the
+//! Keeper cannot know (figures of the process, of the allocator) is absent, never made up. Field names are unique over
+//! all sections, because clients read them into one map. Not here: statistics per command and latency histograms.
+
+use std::fmt::{Display, Write};
+
+use crate::base::clock::Now;
+use crate::base::limits::CLIENTS_MAX;
+use crate::cluster::role::Role;
+use crate::keeper::Keeper;
+use crate::replication::in_sync::may_commit;
+use crate::resp::{Args, Reply};
+
+use super::connection::REDIS_VERSION;
+use super::view::hex_id;
+use super::{Answer, Flow, config};
+
+/// What writes the fields of a section.
+type Section = fn(&Keeper, Now, &mut Fields);
+
+/// The sections in their order, each with its title.
+const SECTIONS: &[(&str, Section)] = &[
+    ("Server", Keeper::info_server),
+    ("Clients", Keeper::info_clients),
+    ("Memory", Keeper::info_memory),
+    ("Persistence", Keeper::info_persistence),
+    ("Stats", Keeper::info_stats),
+    ("Replication", Keeper::info_replication),
+    ("Modules", |_, _, _| {}),
+    ("Errorstats", Keeper::info_errors),
+    ("Cluster", |_, _, fields| fields.put("cluster_enabled", 1)),
+    ("Keyspace", Keeper::info_keyspace),
+    ("DataKeeper", Keeper::info_datakeeper),
+];
+
+/// Text of `key:value` lines.
+#[derive(Default)]
+struct Fields(String);
+
+impl Fields {
+    fn title(&mut self, title: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\r\n" };
+        write!(self.0, "{gap}# {title}\r\n").expect("a String takes any text");
+    }
+
+    fn put(&mut self, key: impl Display, value: impl Display) {
+        write!(self.0, "{key}:{value}\r\n").expect("a String takes any text");
+    }
+
+    /// A number of bytes, also for people.
+    fn put_bytes(&mut self, key: &str, bytes: usize) {
+        self.put(key, bytes);
+        self.put(format_args!("{key}_human"), human(bytes));
+    }
+}
+
+/// Bytes as Redis shows them to people.
+fn human(bytes: usize) -> String {
+    let units = [("B", 0), ("K", 10), ("M", 20), ("G", 30), ("T", 40)];
+    match units.iter().rev().find(|(_, shift)| bytes >> shift > 0).copied().unwrap_or(units[0]) {
+        (unit, 0) => format!("{bytes}{unit}"),
+        (unit, shift) => format!("{:.2}{unit}", bytes as f64 / (1u64 << shift) as f64),
+    }
+}
+
+impl Keeper {
+    pub(super) fn info(&self, now: Now, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        let wanted = args.tail(1);
+        let all = ["all", "default", "everything"];
+        let asked = |name: &str| wanted.iter().any(|arg| arg.eq_ignore_ascii_case(name.as_bytes()));
+        let every = wanted.is_empty() || all.into_iter().any(asked);
+        let mut fields = Fields::default();
+        for (title, write) in SECTIONS {
+            if every || asked(title) {
+                fields.title(title);
+                write(self, now, &mut fields);
+            }
+        }
+        reply.verbatim("txt", fields.0.as_bytes());
+        Ok(Flow::Done)
+    }
+
+    fn info_server(&self, now: Now, fields: &mut Fields) {
+        let up_s = now.boot.ms_since(self.stats.since) / 1_000;
+        fields.put("redis_version", REDIS_VERSION);
+        fields.put("datakeeper_version", env!("CARGO_PKG_VERSION"));
+        fields.put("redis_git_sha1", "00000000");
+        fields.put("redis_git_dirty", 0);
+        fields.put("redis_mode", "cluster");
+        fields.put("arch_bits", usize::BITS);
+        fields.put("run_id", self.run_id());
+        fields.put("tcp_port", super::host_and_port(&self.config.client_addr).1);
+        fields.put("server_time_usec", now.wall.0 * 1_000);
+        fields.put("uptime_in_seconds", up_s);
+        fields.put("uptime_in_days", up_s / 86_400);
+    }
+
+    fn info_clients(&self, _now: Now, fields: &mut Fields) {
+        let blocked = self.blocked.iter().filter(|conn| self.waiting.contains_key(conn)).count();
+        fields.put("connected_clients", self.sessions.len());
+        fields.put("cluster_connections", self.links.len());
+        fields.put("maxclients", CLIENTS_MAX);
+        fields.put("blocked_clients", blocked);
+        fields.put("tracking_clients", 0);
+        fields.put("waiting_clients", self.waiting.len() - blocked);
+    }
+
+    fn info_memory(&self, _now: Now, fields: &mut Fields) {
+        fields.put_bytes("used_memory", self.store.used_memory());
+        fields.put_bytes("maxmemory", self.config.max_memory);
+        fields.put("maxmemory_policy", "noeviction");
+        fields.put("mem_replication_backlog", self.log.bytes());
+    }
+
+    fn info_persistence(&self, _now: Now, fields: &mut Fields) {
+        fields.put("loading", u8::from(self.is_loading()));
+        fields.put("async_loading", 0);
+        fields.put("rdb_bgsave_in_progress", 0);
+        fields.put("rdb_last_bgsave_status", "ok");
+        fields.put("aof_enabled", 0);
+        fields.put("aof_rewrite_in_progress", 0);
+        fields.put("aof_last_bgrewrite_status", "ok");
+    }
+
+    fn info_stats(&self, _now: Now, fields: &mut Fields) {
+        fields.put("total_connections_received", self.sessions.accepted);
+        fields.put("total_commands_processed", self.stats.commands);
+        fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
+        fields.put("expired_keys", self.stats.expired_keys);
+        fields.put("evicted_keys", 0);
+        fields.put("pubsub_channels", 0);
+        fields.put("pubsub_patterns", 0);
+        fields.put("total_error_replies", self.stats.errors + self.stats.redirects);
+        fields.put("total_redirects", self.stats.redirects);
+    }
+
+    fn info_replication(&self, now: Now, fields: &mut Fields) {
+        let view = self.view(now);
+        let master = self.is_sure_leader(now);
+        fields.put("role", if master { "master" } else { "slave" });
+        if !master {
+            let leader = view.leader().filter(|leader| !leader.me);
+            let up = view.confirmed && !self.is_loading();
+            fields.put("master_host", leader.map_or("", |leader| &leader.host));
+            fields.put("master_port", leader.map_or(0, |leader| leader.port));
+            fields.put("master_link_status", if up { "up" } else { "down" });
+            if let Some(heard) = leader.and_then(|leader| leader.heard) {
+                fields.put("master_last_io_seconds_ago", now.boot.ms_since(heard) / 1_000);
+            }
+            fields.put("master_sync_in_progress", u8::from(self.intake.is_some()));
+            fields.put("slave_read_repl_offset", self.log.end());
+            fields.put("slave_repl_offset", self.applied);
+            fields.put("slave_priority", 100);
+            fields.put("slave_read_only", 1);
+            fields.put("replica_announced", 1);
+        }
+        let linked: Vec<_> = view.replicas().filter(|_| self.leading.is_some()).filter(|r| r.heard.is_some()).collect();
+        fields.put("connected_slaves", linked.len());
+        for (i, node) in linked.iter().enumerate() {
+            let state = if node.serves { "online" } else { "send_bulk" };
+            let lag_s = node.heard.map_or(0, |heard| now.boot.ms_since(heard) / 1_000);
+            fields.put(
+                format_args!("slave{i}"),
+                format_args!("ip={},port={},state={state},offset={},lag={lag_s}", node.host, node.port, node.offset),
+            );
+        }
+        let dataset = self.dataset.map_or_else(|| self.run_id(), |dataset| hex_id("dataset", &[&dataset.to_string()]));
+        let (base, end) = (self.log.base().offset, self.log.end());
+        fields.put("master_failover_state", "no-failover");
+        fields.put("master_replid", dataset);
+        fields.put("master_replid2", "0".repeat(40));
+        fields.put("master_repl_offset", if self.role.leads() { end } else { self.applied });
+        fields.put("second_repl_offset", -1);
+        fields.put("repl_backlog_active", 1);
+        fields.put("repl_backlog_size", self.config.backlog_bytes);
+        fields.put("repl_backlog_first_byte_offset", base.next());
+        fields.put("repl_backlog_histlen", end.0 - base.0);
+    }
+
+    fn info_errors(&self, _now: Now, fields: &mut Fields) {
+        let moved = Some(("MOVED", self.stats.redirects)).filter(|(_, count)| *count > 0);
+        for (code, count) in self.stats.errors_by_code().chain(moved) {
+            fields.put(format_args!("errorstat_{code}"), format_args!("count={count}"));
+        }
+    }
+
+    fn info_keyspace(&self, _now: Now, fields: &mut Fields) {
+        let (keys, expires) = (self.store.len(), self.store.expires());
+        if keys > 0 {
+            fields.put("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
+        }
+    }
+
+    fn info_datakeeper(&self, now: Now, fields: &mut Fields) {
+        let status = self.status(now);
+        let state = self.known.as_ref().map(|k| &k.state);
+        let in_sync: Vec<&str> = state.iter().flat_map(|s| &s.in_sync).map(|member| member.id.as_str()).collect();
+        let writable = state.is_some_and(|s| may_commit(s, self.pending.as_ref().map(|p| &p.want)));
+        fields.put("cluster_name", &status.cluster);
+        fields.put("node_name", &status.node);
+        fields.put("node_role", &status.role);
+        fields.put("dataset", status.dataset.map_or_else(String::new, |dataset| dataset.to_string()));
+        fields.put("epoch", status.epoch);
+        fields.put("leader", status.leader.as_ref().map_or("", |leader| leader.as_str()));
+        fields.put("in_sync", in_sync.join(","));
+        fields.put("in_sync_size", in_sync.len());
+        fields.put("in_sync_peak", status.peak_in_sync);
+        fields.put("min_in_sync", config::min_in_sync(status.min_in_sync));
+        fields.put("min_in_sync_effective", status.min_in_sync_effective);
+        fields.put("enough_in_sync", u8::from(writable));
+        fields.put("acks", config::acks(self.config.acks));
+        fields.put("read_mode", config::read_mode(self.config.read_mode));
+        if self.role == Role::Leader {
+            fields.put("lease_held", u8::from(self.holds_lease(now)));
+        }
+        fields.put("log_end", self.log.end());
+        fields.put("log_applied", self.applied);
+        fields.put("log_acked", self.acked);
+        fields.put("held_batches", self.holds.len());
+        let others = status.nodes.iter().filter(|node| node.id != self.me.id);
+        for node in others.filter(|_| self.leading.is_some()) {
+            let Some(lag_entries) = node.lag_entries else { continue };
+            let percent = node.sync_progress.map_or(100, |progress| progress.percent);
+            fields.put(
+                format_args!("follower_{}", node.id),
+                format_args!(
+                    "in_sync={},lag_entries={lag_entries},lag_ms={},sync_percent={percent}",
+                    u8::from(node.in_sync),
+                    node.lag_ms.unwrap_or(0)
+                ),
+            );
+        }
+        if let Some(intake) = &self.intake {
+            let own = status.nodes.iter().find(|node| node.id == self.me.id).and_then(|node| node.sync_progress);
+            fields.put("full_resync_keys", intake.keys);
+            fields.put("full_resync_bytes", intake.bytes);
+            fields.put("full_resync_percent", own.map_or(0, |progress| progress.percent));
+        }
+        fields.put("full_resyncs", self.stats.full_resyncs);
+        fields.put("entries_applied", self.stats.entries_applied);
+        fields.put("link_bytes_sent", self.stats.link_bytes);
+        fields.put("coordinator_connected", u8::from(status.coordinator.connected));
+        fields.put("resets", status.resets);
+        fields.put("halted", self.halted.as_deref().unwrap_or(""));
+    }
+
+    /// What tells one life of this process from the next.
+    fn run_id(&self) -> String {
+        hex_id("run", &[&self.config.cluster, self.me.id.as_str(), &self.config.started.to_string()])
+    }
+
+    pub(super) fn role_command(&self, now: Now, reply: &mut Reply<'_>) -> Answer {
+        let view = self.view(now);
+        if self.is_sure_leader(now) {
+            let linked: Vec<_> = view.replicas().filter(|replica| replica.heard.is_some()).collect();
+            reply.array(3);
+            reply.bulk(b"master");
+            reply.integer(self.log.end().0 as i64);
+            reply.array(linked.len());
+            for replica in linked {
+                reply.array(3);
+                reply.bulk(replica.host.as_bytes());
+                reply.bulk(replica.port.to_string().as_bytes());
+                reply.bulk(replica.offset.to_string().as_bytes());
+            }
+            return Ok(Flow::Done);
+        }
+        let leader = view.leader().filter(|leader| !leader.me);
+        let state = match leader {
+            Some(_) if view.confirmed && self.intake.is_some() => "sync",
+            Some(_) if view.confirmed => "connected",
+            Some(_) => "connecting",
+            None => "connect",
+        };
+        reply.array(5);
+        reply.bulk(b"slave");
+        reply.bulk(leader.map_or("", |leader| &leader.host).as_bytes());
+        reply.integer(leader.map_or(0, |leader| i64::from(leader.port)));
+        reply.bulk(state.as_bytes());
+        reply.integer(self.applied.0 as i64);
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn status_command(&self, now: Now, reply: &mut Reply<'_>) -> Answer {
+        let json = serde_json::to_vec(&self.status(now)).expect("a status is plain data");
+        reply.bulk(&json);
+        Ok(Flow::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_to_people_as_redis_shows_them() {
+        for (bytes, want) in [(0, "0B"), (1_023, "1023B"), (1_536, "1.50K"), (5 << 20, "5.00M"), (3 << 40, "3.00T")] {
+            assert_eq!(human(bytes), want);
+        }
+    }
+}
