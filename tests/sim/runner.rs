@@ -72,10 +72,19 @@ fn story(world: &mut World) -> Result<(), String> {
     world.run_until(world.t + world.setup.fault_phase)?;
     let calm_from = world.lift_faults();
     world.run_until(calm_from)?;
-    if world.lost_all {
-        world.run_until(world.t + 1_000 * MS)?;
-    } else {
+    if world.lost_all && world.checks.resets == 0 {
+        // Whether what is left comes back is not promised; that nothing false is said is.
+        world.run_until(world.t + 8_000 * MS)?;
+    }
+    if world.checks.resets > 0 {
+        world.coverage.hit("started over after total loss");
+    }
+    if !world.lost_all || world.checks.resets > 0 {
         convergence::check(world)?;
+    }
+    if world.checks.resets > 0 {
+        // What clients saw before belongs to another history.
+        return Ok(());
     }
     let history = &world.checks.history;
     let list = history.at(LIST.as_bytes(), history.end()).map(|(v, _)| v).unwrap_or_default();

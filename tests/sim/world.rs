@@ -565,7 +565,7 @@ impl World {
                 }
                 Effect::Exit { reason } => self.fail(format!("n{n} exits: {reason}")),
                 Effect::Notice(notice) => {
-                    if notice.level == Level::Error {
+                    if notice.level == Level::Error && !(self.lost_all && notice.text.contains("ALL DATA ARE LOST")) {
                         self.fail(format!("n{n} says at ERROR: {notice}"));
                     }
                     self.count_notice(&notice.text);

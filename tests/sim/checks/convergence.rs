@@ -54,6 +54,15 @@ pub fn check(world: &mut World) -> Result<(), String> {
     if let Some(op) = asked.iter().find(|op| world.ops[**op].returned == u64::MAX) {
         return Err(format!("convergence: the last read is not answered: {:?}", world.ops[*op]));
     }
+    // Keys go on expiring for a while.
+    let deadline = world.t + 3_000 * MS;
+    let rests = |world: &World| {
+        let end = world.checks.history.end();
+        world.nodes.iter().filter_map(|n| n.keeper()).all(|k| k.applied() == end && k.log().end() == end)
+    };
+    while world.t < deadline && !rests(world) {
+        world.run_until(world.t + 5 * MS)?;
+    }
     if let Some(what) = missing(world) {
         return Err(format!("convergence: it was whole, and without a fault is not any more: {what}"));
     }

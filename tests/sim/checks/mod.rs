@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use datakeeper::base::clock::Wall;
-use datakeeper::base::ids::{Epoch, Offset};
+use datakeeper::base::ids::{DatasetId, Epoch, Offset};
+use datakeeper::cluster::state::ClusterState;
 use datakeeper::shell::coordination::model::Model;
 
 use crate::coverage::Coverage;
@@ -21,6 +22,7 @@ pub mod leases;
 pub mod linearizable;
 pub mod minimum;
 pub mod one_history;
+pub mod resets;
 pub mod stale_reads;
 pub mod stores;
 
@@ -35,6 +37,12 @@ pub struct View<'a> {
 /// All checks, with what each remembers.
 pub struct Checks {
     pub history: History,
+    /// The dataset that `history` is of.
+    dataset: Option<DatasetId>,
+    /// `/state` when it was last looked at.
+    state: Option<ClusterState>,
+    /// How often the cluster has started over.
+    pub resets: u64,
     one_history: one_history::OneHistory,
     applied: applied::Applied,
     epochs: epochs::Epochs,
@@ -48,6 +56,9 @@ impl Checks {
     pub fn new(nodes: usize) -> Checks {
         Checks {
             history: History::default(),
+            dataset: None,
+            state: None,
+            resets: 0,
             one_history: one_history::OneHistory::default(),
             applied: applied::Applied::default(),
             epochs: epochs::Epochs::default(),
@@ -64,16 +75,19 @@ impl Checks {
     /// Says which invariant is broken, and how.
     pub fn after_call(&mut self, n: usize, view: &View<'_>, coverage: &mut Coverage) -> Result<(), String> {
         let Some(keeper) = view.nodes[n].keeper() else { return Ok(()) };
+        self.copies.check(n, keeper)?;
+        self.leases.stands(n, view)?;
+        leases::covered(view)?;
+        effective_set::check(n, keeper, view)?;
+        if keeper.dataset() != self.dataset {
+            return Ok(());
+        }
         let grown = self.one_history.absorb(n, keeper, &mut self.history)?;
         if grown {
             minimum::check(n, keeper)?;
             coverage.hit("acknowledged");
         }
-        self.copies.check(n, keeper)?;
         self.applied.check(n, keeper, &self.history)?;
-        effective_set::check(n, keeper, view)?;
-        self.leases.stands(n, view)?;
-        leases::covered(view)?;
         stale_reads::check(view, &self.history)?;
         completeness::check(view, &self.history)?;
         self.stores.look(n, view, &self.history, coverage)
@@ -85,6 +99,16 @@ impl Checks {
     /// As [`Checks::after_call`].
     pub fn after_state(&mut self, view: &View<'_>) -> Result<(), String> {
         self.epochs.check(view)?;
+        if let Some((state, _)) = view.model.state().state {
+            if self.dataset.is_some_and(|d| d != state.dataset) {
+                resets::check(self.state.as_ref().expect("seen with its dataset"), &state, view, &self.history)?;
+                self.resets += 1;
+                self.history = History::default();
+                self.one_history = one_history::OneHistory::default();
+            }
+            self.dataset = Some(state.dataset);
+            self.state = Some(state);
+        }
         for (n, node) in view.nodes.iter().enumerate() {
             if let Some(keeper) = node.keeper() {
                 effective_set::check(n, keeper, view)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datakeeper::base::ids::{CopyId, DatasetId, Epoch, Offset};
+use datakeeper::base::ids::{CopyId, Epoch, Offset};
 use datakeeper::keeper::Keeper;
 use datakeeper::replication::log::Entry;
 
@@ -17,18 +17,11 @@ pub struct OneHistory {
     seen: BTreeMap<CopyId, (Offset, Epoch)>,
     /// Up to where the acknowledgements of a leadership were looked at.
     acked: BTreeMap<(CopyId, Epoch), Offset>,
-    dataset: Option<DatasetId>,
 }
 
 impl OneHistory {
     /// Looks at what is new in a node's log, and takes in what a leader has acknowledged. Returns whether there was any.
     pub fn absorb(&mut self, n: usize, keeper: &Keeper, history: &mut History) -> Result<bool, String> {
-        if let (Some(dataset), Some(_)) = (keeper.dataset(), keeper.leadership()) {
-            let known = self.dataset.get_or_insert(dataset);
-            if *known != dataset {
-                return Err(format!("one history: n{n} leads dataset {dataset}, the history is of {known}"));
-            }
-        }
         let log = keeper.log();
         let copy = keeper.me().copy;
         let (mut from, epoch) = self.seen.get(&copy).copied().unwrap_or((log.base().offset, log.base().epoch));
