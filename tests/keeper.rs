@@ -69,7 +69,7 @@ impl World {
         });
         self.perform(i, fx);
         for event in hello {
-            self.event(i, Event::Coord(event));
+            self.event(i, Event::Coord(event.into()));
         }
         self.settle();
     }
@@ -123,7 +123,7 @@ impl World {
                 }
                 Effect::PulseTo { addr, token } => node.pulse_to = Some((addr.parse().unwrap(), token)),
                 Effect::PulseStop => node.pulse_to = None,
-                Effect::Coord(request) => node.coordinator.submit(request),
+                Effect::Coord(request) => node.coordinator.submit(*request),
                 Effect::Release { conn, seq } => {
                     node.released.insert(conn, seq);
                 }
@@ -166,7 +166,7 @@ impl World {
                     quiet = false;
                     let answers = node.coordinator.step(&mut self.model, Fate::Answered);
                     for event in answers {
-                        self.event(i, Event::Coord(event));
+                        self.event(i, Event::Coord(event.into()));
                     }
                 }
             }
@@ -175,7 +175,7 @@ impl World {
                 quiet = false;
                 let of = |n: &Option<Node>| n.as_ref().is_some_and(|n| n.coordinator.session() == Some(session));
                 if let Some(i) = self.nodes.iter().position(of) {
-                    self.event(i, Event::Coord(event));
+                    self.event(i, Event::Coord(event.into()));
                 }
             }
             if quiet {

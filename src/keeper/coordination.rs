@@ -69,7 +69,7 @@ impl Keeper {
 
     /// Asks for this node's directory entry to say what it holds now.
     pub(super) fn register(&mut self, fx: &mut Effects) {
-        fx.push(Effect::Coord(CoordRequest::Register(Registration {
+        fx.push(Effect::coord(CoordRequest::Register(Registration {
             id: self.me.id.clone(),
             copy: self.me.copy,
             client_addr: self.config.client_addr.clone(),
@@ -95,7 +95,7 @@ impl Keeper {
         assert!(self.pending.is_none(), "one unresolved compare-and-set per process");
         let expect = self.known.as_ref().expect("a change is made to a known state").version;
         self.pending = Some(Pending { want: want.clone(), leads });
-        fx.push(Effect::Coord(CoordRequest::Cas { expect, want, nodes: Vec::new() }));
+        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes: Vec::new() }));
     }
 
     /// Bootstrap: `/state` is absent, this node holds nothing, and no live node says that it does.
@@ -121,7 +121,7 @@ impl Keeper {
         );
         self.freeze(fx);
         self.pending = Some(Pending { want: want.clone(), leads: true });
-        fx.push(Effect::Coord(CoordRequest::Bootstrap { want, config: self.config.shared.clone() }));
+        fx.push(Effect::coord(CoordRequest::Bootstrap { want, config: self.config.shared.clone() }));
     }
 
     /// Whether this node, which holds nothing and finds no leader, should look whether the data are gone for good.
@@ -141,7 +141,7 @@ impl Keeper {
     pub(super) fn look_for_loss(&mut self, now: Now, fx: &mut Effects) {
         if now.boot >= self.loss_check_at && self.may_prove_loss() {
             self.loss_check_at = now.boot.plus_ms(HOLD_MS);
-            fx.push(Effect::Coord(CoordRequest::Confirm));
+            fx.push(Effect::coord(CoordRequest::Confirm));
         }
     }
 
@@ -181,7 +181,7 @@ impl Keeper {
         let want = state.reset(&self.me, dataset, change);
         self.freeze(fx);
         self.pending = Some(Pending { want: want.clone(), leads: true });
-        fx.push(Effect::Coord(CoordRequest::Cas { expect, want, nodes }));
+        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
     }
 
     fn on_state(&mut self, now: Now, read: StateRead, fx: &mut Effects) {
@@ -209,7 +209,7 @@ impl Keeper {
             if read.confirmed {
                 self.halt(now, "/state was deleted and created again", fx);
             } else {
-                fx.push(Effect::Coord(CoordRequest::Confirm));
+                fx.push(Effect::coord(CoordRequest::Confirm));
             }
             return;
         }
@@ -220,7 +220,7 @@ impl Keeper {
                 if self.rollbacks_seen > 1 {
                     self.halt(now, &format!("/state went back to epoch {} from {}", state.epoch, self.highest), fx);
                 } else {
-                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                    fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
             return;
@@ -287,7 +287,7 @@ impl Keeper {
                 } else if self.known.is_some() {
                     self.follow_known(now, fx);
                 } else {
-                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                    fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
         }
@@ -369,7 +369,7 @@ impl Keeper {
     pub(super) fn keep_wiping(&mut self, now: Now, fx: &mut Effects) {
         if self.wipe_due.is_some_and(|at| now.boot >= at) && !self.wipe_confirming && self.pending.is_none() {
             self.wipe_confirming = true;
-            fx.push(Effect::Coord(CoordRequest::Confirm));
+            fx.push(Effect::coord(CoordRequest::Confirm));
         }
     }
 

@@ -202,7 +202,7 @@ impl Keeper {
             (Frame::Stale(epoch), false) => {
                 // Never believed from a link: `/state` has to confirm it.
                 if epoch > self.highest {
-                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                    fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
             (frame, _) => return Err(WireError(format!("unexpected frame {frame:?}").chars().take(120).collect())),
@@ -273,7 +273,7 @@ impl Keeper {
             return refuse(Reason::WrongSecret, "replication.secret differs".to_string());
         }
         if hello.highest > self.highest && hello.dataset.is_some() && hello.dataset == self.dataset {
-            fx.push(Effect::Coord(CoordRequest::Confirm));
+            fx.push(Effect::coord(CoordRequest::Confirm));
             return refuse(Reason::NotLeader, format!("epoch {} is not known here yet", hello.highest));
         }
         let (Some(leading), Some(dataset), Some(known)) = (&mut self.leading, self.dataset, &self.known) else {
@@ -396,7 +396,7 @@ impl Keeper {
             Reason::FullResyncNeeded if highest == epoch => self.plan_wipe(now, &refused.text, fx),
             Reason::FullResyncNeeded | Reason::NotLeader => {
                 if highest > self.highest {
-                    fx.push(Effect::Coord(CoordRequest::Confirm));
+                    fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
             Reason::StillNamed => {}

@@ -60,7 +60,7 @@ pub enum Event {
     /// A deadline passed; see [`Keeper::next_deadline`].
     Tick,
     /// The coordination service spoke.
-    Coord(CoordEvent),
+    Coord(Box<CoordEvent>),
     /// A connection that [`Effect::Dial`] asked for is up; `nonce` is from the operating system.
     LinkUp {
         /// Which.
@@ -110,7 +110,7 @@ pub enum Effect {
     /// Close the pulse connection.
     PulseStop,
     /// Ask the coordination service.
-    Coord(CoordRequest),
+    Coord(Box<CoordRequest>),
     /// Replies of this connection held under numbers up to `seq` may leave.
     Release {
         /// Which connection.
@@ -131,6 +131,12 @@ pub enum Effect {
     },
     /// For the log.
     Notice(Notice),
+}
+
+impl Effect {
+    fn coord(request: CoordRequest) -> Effect {
+        Effect::Coord(Box::new(request))
+    }
 }
 
 /// The effects of a call, in order.
@@ -293,7 +299,7 @@ impl Keeper {
     /// The first requests: register this copy, then read `/state`.
     pub fn start(&mut self, _now: Now, fx: &mut Effects) {
         self.register(fx);
-        fx.push(Effect::Coord(CoordRequest::Confirm));
+        fx.push(Effect::coord(CoordRequest::Confirm));
     }
 
     /// What this node is at the moment.
@@ -306,7 +312,7 @@ impl Keeper {
     pub fn handle(&mut self, now: Now, event: Event, fx: &mut Effects) {
         match event {
             Event::Tick => {}
-            Event::Coord(event) => self.on_coordinator(now, event, fx),
+            Event::Coord(event) => self.on_coordinator(now, *event, fx),
             Event::LinkUp { link, nonce } => self.on_link_up(link, nonce),
             Event::LinkFrame { link, frame } => self.on_frame(now, link, &frame, fx),
             Event::LinkDown { link, reason } => self.on_link_down(now, link, &reason, fx),

@@ -190,7 +190,7 @@ impl Node {
             }
             Effect::Coord(request) => {
                 if let Some(access) = &*self.access.lock() {
-                    access.submit(request);
+                    access.submit(*request);
                 }
             }
             Effect::CloseClient(conn) => self.posts[self.thread_of(conn)].deliver([Letter::Close(conn)].into_iter()),

@@ -339,7 +339,7 @@ impl FirstThread {
         let for_events = node.clone();
         tokio::task::spawn_local(async move {
             while let Some(event) = self.from_coordinator.recv().await {
-                for_events.handle(Event::Coord(event));
+                for_events.handle(Event::Coord(event.into()));
             }
         });
         match TcpListener::from_std(self.clients) {
