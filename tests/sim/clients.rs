@@ -583,7 +583,7 @@ impl World {
         } else if self.clients[c].reader && self.dice.chance(30) {
             self.leave(id);
         }
-        let wait = self.dice.log_between(MS / 5, self.setup.think);
+        let wait = self.dice.log_between(MS, self.setup.think);
         let wait = if self.clients[c].to_fill > 0 { MS } else { wait };
         self.after(wait, What::ClientTurn(c));
     }

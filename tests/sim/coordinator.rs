@@ -272,7 +272,7 @@ impl World {
         }
         let (_, event) = p.seat.inbox.pop_front().expect("just seen");
         self.trace(|| format!("n{n} hears {}", brief(&event)));
-        self.keeper_event(n, Event::Coord(event));
+        self.keeper_event(n, Event::Coord(Box::new(event)));
     }
 
     /// Watchers hear of what changed.

@@ -184,7 +184,7 @@ impl Setup {
             s.faults.push((fault, d.between(1, 10)));
         }
         s.config.min_in_sync = d.pick(&[MinInSync::Auto, MinInSync::Auto, MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
-        s.backlog_bytes = d.pick(&[4_000, 4_000, 20_000, 100_000, 1 << 20]);
+        s.backlog_bytes = d.pick(&[10_000, 10_000, 50_000, 200_000, 1 << 20]);
         s.chunk_bytes = d.pick(&[64, 2_000, 20_000]);
         s.window_bytes = d.pick(&[600, 4_000, 30_000, 200_000]);
         s.latency = d.log_between(MS / 50, 5 * MS);
@@ -203,7 +203,7 @@ impl Setup {
             s.backlog_bytes = 2 << 20;
         }
         s.flushes = d.chance(150);
-        s.think = d.log_between(2 * MS, 60 * MS);
+        s.think = d.log_between(10 * MS, 100 * MS);
         s.secret = d.chance(500);
         s
     }

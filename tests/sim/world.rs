@@ -547,7 +547,7 @@ impl World {
                 Effect::PulseStop => self.pulse_to(n, None),
                 Effect::Coord(request) => {
                     self.trace(|| format!("n{n} asks {}", format!("{request:?}").chars().take(110).collect::<String>()));
-                    self.service_submit(n, request);
+                    self.service_submit(n, *request);
                 }
                 Effect::Release { conn, seq } => self.release(n, conn.0, seq),
                 Effect::Resume(conn) => {

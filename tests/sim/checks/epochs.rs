@@ -34,9 +34,4 @@ impl Epochs {
         }
         Ok(())
     }
-
-    /// The latest epoch.
-    pub fn last(&self) -> Epoch {
-        self.leaders.last_key_value().map_or(Epoch(0), |(e, _)| *e)
-    }
 }

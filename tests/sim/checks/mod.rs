@@ -50,6 +50,7 @@ pub struct Checks {
     copies: copies::Copies,
     stores: stores::Stores,
     leases: leases::Leases,
+    minimum: minimum::Minimum,
 }
 
 impl Checks {
@@ -66,6 +67,7 @@ impl Checks {
             copies: copies::Copies::default(),
             stores: stores::Stores::default(),
             leases: leases::Leases::default(),
+            minimum: minimum::Minimum::default(),
         }
     }
 
@@ -83,8 +85,8 @@ impl Checks {
             return Ok(());
         }
         let grown = self.one_history.absorb(n, keeper, &mut self.history)?;
+        self.minimum.check(n, keeper, grown)?;
         if grown {
-            minimum::check(n, keeper)?;
             coverage.hit("acknowledged");
         }
         self.applied.check(n, keeper, &self.history)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datakeeper::base::ids::{CopyId, Epoch, Offset};
+use datakeeper::base::ids::{CopyId, Epoch, Offset, Position};
 use datakeeper::keeper::Keeper;
 use datakeeper::replication::log::Entry;
 
@@ -12,7 +12,8 @@ use crate::history::History;
 #[derive(Default)]
 pub struct OneHistory {
     /// Every entry that was ever in a log: a backlog may drop it before it is looked at as an acknowledged one.
-    entries: BTreeMap<(Offset, Epoch), Entry>,
+    /// With the epoch of the entry before it: equal entries have equal pasts.
+    entries: BTreeMap<(Offset, Epoch), (Entry, Epoch)>,
     /// Up to where the log of a copy was looked at, and the epoch there.
     seen: BTreeMap<CopyId, (Offset, Epoch)>,
     /// Up to where the acknowledgements of a leadership were looked at.
@@ -32,8 +33,10 @@ impl OneHistory {
         if log.end() > from {
             for (epoch, entry) in log.peek_after(from) {
                 let at = (entry.offset, epoch);
-                let known = self.entries.entry(at).or_insert_with(|| entry.clone());
-                if (known.clock, &known.mutations) != (entry.clock, &entry.mutations) {
+                let before = Offset(entry.offset.0 - 1);
+                let before = log.epoch_of(before).unwrap_or(log.base().epoch);
+                let (known, past) = self.entries.entry(at).or_insert_with(|| (entry.clone(), before));
+                if (known.clock, &known.mutations, *past) != (entry.clock, &entry.mutations, before) {
                     return Err(format!("one history: entry {epoch}:{} of n{n} differs from the one seen before", entry.offset));
                 }
             }
@@ -61,10 +64,19 @@ impl OneHistory {
         if acked <= history.end() {
             return Ok(false);
         }
-        while history.end() < acked {
-            let next = history.end().next();
-            let entry = log.epoch_of(next).and_then(|epoch| Some((epoch, self.entries.get(&(next, epoch))?)));
-            let Some((epoch, entry)) = entry else { return Err(format!("one history: n{n} has never had entry {next}")) };
+        // From the log's end back to what is known: a snapshot may have overtaken the entries before its position.
+        let (mut at, mut path) = (log.last(), Vec::new());
+        while at.offset > history.end() {
+            let Some((entry, before)) = self.entries.get(&(at.offset, at.epoch)) else {
+                return Err(format!("one history: n{n} has never had entry {at}"));
+            };
+            path.push((at.epoch, entry));
+            at = Position { epoch: *before, offset: Offset(at.offset.0 - 1) };
+        }
+        if history.epoch_of(at.offset).is_some_and(|e| e != at.epoch) {
+            return Err(format!("one history: n{n} acknowledged entries after {at}, the history has {:?}", history.epoch_of(at.offset)));
+        }
+        for (epoch, entry) in path.into_iter().rev().take_while(|(_, e)| e.offset <= acked) {
             history.push(epoch, entry);
         }
         Ok(true)
