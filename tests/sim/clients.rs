@@ -246,7 +246,7 @@ impl World {
     fn value(&mut self, c: usize) -> Vec<u8> {
         self.clients[c].values += 1;
         let mut value = format!("{c}.{}", self.clients[c].values).into_bytes();
-        if self.setup.big_values && self.dice.chance(100) {
+        if self.setup.big_values && self.clients[c].to_fill == 0 && self.dice.chance(100) {
             let len = self.dice.pick(&[5_000, 66_000, 300_000]);
             value.push(b'-');
             value.resize(len, b'x');

@@ -200,7 +200,7 @@ impl Setup {
         if s.big_values {
             s.bandwidth = 200_000;
             s.window_bytes = 200_000;
-            s.backlog_bytes = 2 << 20;
+            s.backlog_bytes = 4 << 20;
         }
         s.flushes = d.chance(150);
         s.think = d.log_between(10 * MS, 100 * MS);

@@ -33,6 +33,8 @@ pub fn missing(world: &World) -> Option<String> {
 /// It does not become whole in time, or does not stay so, or its stores differ.
 pub fn check(world: &mut World) -> Result<(), String> {
     let deadline = world.t + world.setup.heal_phase;
+    // A connection that is dead without either side knowing outlives its cause, for as long as a promise and an election take.
+    world.run_until(world.t + 2_500 * MS)?;
     while let Some(what) = missing(world) {
         if world.t >= deadline {
             return Err(format!("convergence: not whole {} ms after the faults were lifted: {what}", world.setup.heal_phase / MS));

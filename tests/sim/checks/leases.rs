@@ -1,6 +1,8 @@
 //! Invariant 8: whatever lease a leader counts on is covered by an unexpired promise of that member, at every real instant; and
 //! nobody stands before its promise is over.
 
+use datakeeper::cluster::state::Why;
+
 use super::{PerNode, View};
 
 /// Whether each node stood at its last call.
@@ -12,7 +14,7 @@ impl Leases {
     pub fn stands(&mut self, n: usize, view: &View<'_>) -> Result<(), String> {
         let node = &view.nodes[n];
         let Some(keeper) = node.keeper() else { return Ok(()) };
-        let stands = keeper.pending_change().is_some_and(|(_, leads)| leads);
+        let stands = keeper.pending_change().is_some_and(|(want, _)| want.change.why == Why::Elect);
         let stood = std::mem::replace(self.0.entry(n).or_insert(false), stands);
         let now = node.clock.boot(view.t);
         if stands && !stood && keeper.promised() > now {
