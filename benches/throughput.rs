@@ -184,26 +184,26 @@ fn pin(threads: &[String], core: &str) {
     }
 }
 
+/// Nodes of one cluster, all in sync; the first leads.
 fn start(names: &[&str]) -> Vec<Server> {
     let service = InProcess::new();
-    let servers: Vec<Server> = names
-        .iter()
-        .map(|name| {
-            let config = KeeperConfig::new(name.parse().expect("a node name"), "bench");
-            Server::start(Options::new(config, Coordination::InProcess(service.clone()))).expect("loopback ports")
-        })
-        .collect();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let ready = || {
-        let status = servers[0].node().status();
-        servers[0].node().role() == Role::Leader
-            && status.nodes.iter().filter(|node| node.in_sync).count() == names.len()
+    let start = |name: &&str| {
+        let config = KeeperConfig::new(name.parse().expect("a node name"), "bench");
+        Server::start(Options::new(config, Coordination::InProcess(service.clone()))).expect("loopback ports")
     };
-    while !ready() {
-        assert!(Instant::now() < deadline, "no leader with all replicas: {:?}", servers[0].node().status());
+    let mut servers = vec![start(&names[0])];
+    until(|| servers[0].node().role() == Role::Leader);
+    servers.extend(names[1..].iter().map(start));
+    until(|| servers[0].node().status().nodes.iter().filter(|node| node.in_sync).count() == names.len());
+    servers
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "the nodes do not get ready");
         std::thread::yield_now();
     }
-    servers
 }
 
 /// Measures rounds of at least `depth` operations per client; the answer is for `iterations` operations.

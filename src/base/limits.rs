@@ -52,6 +52,10 @@ pub const MOST_LOST_EXTRA_MS: u64 = 200;
 pub const RANK_STEP_MS: u64 = 40;
 /// A learner that lags by more bytes than this is not taken in.
 pub const LEARNER_LAG_BYTES: usize = 1 << 20;
+/// How long a learner that is about to be taken in may hold acknowledgements back, ms.
+pub const ADMIT_MS: u64 = 100;
+/// Pause after a learner could not be taken in within [`ADMIT_MS`], before the next attempt, ms.
+pub const ADMIT_PAUSE_MS: u64 = 1_000;
 /// Unacknowledged log beyond this many bytes makes the leader hold further commands, so that its memory stays bounded.
 pub const UNACKED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of log applied in one hold of the lock.

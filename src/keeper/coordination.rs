@@ -403,6 +403,8 @@ impl Keeper {
         self.pulse.lock().set_copy(self.me.copy);
         self.role = Role::Joining;
         self.register(fx);
+        // What the old copy followed may have been taken up after the wipe was planned, and waits for its end: begin anew.
+        self.drop_following(fx);
         self.follow_known(now, fx);
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, NodeId, Offset};
-use crate::base::limits::{LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
+use crate::base::limits::{ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
 use crate::cluster::state::{Member, Why};
 use crate::replication::in_sync::{effective, held, may_commit};
 use crate::replication::wire::Ack;
@@ -76,6 +76,11 @@ pub(super) struct Leading {
     pub followers: BTreeMap<CopyId, Follower>,
     /// Copies to be un-named, because they have to resync fully.
     pub unname: BTreeSet<CopyId>,
+    /// A learner that is about to be taken in, and until when it may take: what it does not have is not held, so that also
+    /// under a steady stream of entries there is a moment at which it has all that is held (R8).
+    pub admitting: Option<(CopyId, Boot)>,
+    /// No learner is waited for before.
+    pub admit_at: Boot,
     /// When replicas are to be told of a new commit position if nothing else is sent to them before.
     pub commit_due: Option<Boot>,
     /// When a heartbeat goes out next on the links.
@@ -123,6 +128,8 @@ impl Keeper {
             held: Offset::ZERO,
             followers: members.into_iter().map(|m| (m.copy, Follower::new(m.id, now.boot))).collect(),
             unname: BTreeSet::new(),
+            admitting: None,
+            admit_at: now.boot,
             commit_due: None,
             beat_at: now.boot,
             progress: now.boot,
@@ -176,7 +183,8 @@ impl Keeper {
         let set = effective(&known.state, pending);
         let followers = &leading.followers;
         let now_held = held(&set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
-        leading.held = leading.held.max(now_held);
+        let learner = leading.admitting.and_then(|(copy, _)| followers.get(&copy)).map_or(now_held, |f| f.matched);
+        leading.held = leading.held.max(now_held.min(learner));
         let enough = may_commit(&known.state, pending);
         if !leading.ready {
             let barrier_held = leading.held >= leading.barrier;
@@ -248,6 +256,7 @@ impl Keeper {
         }
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
+        self.end_admission(now, fx);
         if self.waiting.len() > self.blocked.len() && !self.gates(now).any_waits() {
             // A lease came back with a pulse, which does not pass through here.
             self.resume_waiting(fx);
@@ -316,25 +325,44 @@ impl Keeper {
         if !leading.ready {
             return false;
         }
-        let fits = |(copy, f): &(&CopyId, &Follower)| {
+        let near = |(copy, f): &(&CopyId, &Follower)| {
             let member = Member { id: f.node.clone(), copy: **copy };
             f.link.is_some()
                 && f.whole
                 && !known.state.names(&member)
-                && f.matched >= leading.held
                 && leading.held >= f.floor
                 && f.matched >= f.floor
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
                 && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES
         };
-        let Some((copy, f)) = leading.followers.iter().find(fits) else { return false };
+        let Some((copy, f)) = leading.followers.iter().filter(near).find(|(_, f)| f.matched >= leading.held) else {
+            let next = leading.followers.iter().find(near).map(|(copy, _)| *copy);
+            if let Some(copy) = next.filter(|_| leading.admitting.is_none() && now.boot >= leading.admit_at) {
+                self.leading.as_mut().expect("leads").admitting = Some((copy, now.boot.plus_ms(ADMIT_MS)));
+            }
+            return false;
+        };
         let member = Member { id: f.node.clone(), copy: *copy };
         let state = known.state.clone();
         let change = self.change(now, Why::Expand);
         let Some(want) = state.expand(&member, change) else { return false };
         fx.push(Notice::info(format!("taking {} (copy {}) into the in-sync set", member.id, member.copy)));
         self.cas(want, false, fx);
+        // As a member of the pending set it is waited for from here on.
+        self.leading.as_mut().expect("leads").admitting = None;
         true
+    }
+
+    /// A learner that could not be taken in in time, or has gone, is waited for no longer.
+    fn end_admission(&mut self, now: Now, fx: &mut Effects) {
+        let leading = self.leading.as_mut().expect("leads");
+        let over = |(copy, until): &mut (CopyId, Boot)| {
+            now.boot >= *until || leading.followers.get(copy).is_none_or(|f| f.link.is_none())
+        };
+        if leading.admitting.take_if(over).is_some() {
+            leading.admit_at = now.boot.plus_ms(ADMIT_PAUSE_MS);
+            self.advance(now, fx);
+        }
     }
 
     /// The value of `min_in_sync` in `/state` counts; the leader copies it there from `/config`.

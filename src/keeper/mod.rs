@@ -7,7 +7,8 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `notice` (what the log is told), `report` (what operators are told).
+//! wait), `session` (one per connection), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! checks).
 
 mod admission;
 mod config;
@@ -18,6 +19,7 @@ mod hold;
 mod leading;
 mod links;
 mod notice;
+mod observe;
 mod report;
 mod session;
 

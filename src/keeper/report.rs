@@ -88,6 +88,12 @@ impl Stats {
 }
 
 impl Keeper {
+    /// Keys in the store, and the bytes that they and their tables take; for metrics.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize) {
+        (self.store.len(), self.store.used_memory())
+    }
+
     /// The cluster as this node sees it, from memory alone.
     #[must_use]
     pub fn status(&self, now: Now) -> Status {

@@ -282,6 +282,26 @@ impl Log {
         all
     }
 
+    /// The retained entries after `from`, each with its epoch, also those of the open tail: for an observer's checks.
+    ///
+    /// # Panics
+    /// As [`Log::entries_after`].
+    #[must_use]
+    pub fn peek_after(&self, from: Offset) -> Vec<(Epoch, Entry)> {
+        let mut found = Vec::new();
+        let mut add = |epoch: Epoch, body: &Bytes, first: Offset, count: u32| {
+            let all = entries(body, first, count).expect("blocks are checked on the way in");
+            found.extend(all.into_iter().filter(|e| e.offset > from).map(|e| (epoch, e)));
+        };
+        for block in self.blocks.range(self.blocks.partition_point(|b| b.last() <= from)..) {
+            add(block.epoch, &block.body(), block.first, block.count);
+        }
+        if self.tail_count > 0 && self.end > from {
+            add(self.tail_epoch, &Bytes::copy_from_slice(&self.tail), self.tail_first, self.tail_count);
+        }
+        found
+    }
+
     /// Drops every entry after `to`.
     ///
     /// # Panics

@@ -1,8 +1,8 @@
 //! Heartbeats, promises and leases (rule R9), behind a lock of their own.
 //!
-//! A leader sends a [`Beat`] each `heartbeat_ms`; a member in its epoch promises not to stand until its own clock reads receipt
-//! + `promise_ms`, and echoes the beat's clock; the leader then holds a lease from that member until *its* clock reads the
-//! sending time + min(`lease_ms`, 0.8 × the member's promise). Leases are matters of time: a closed connection ends none. A
+//! A leader sends a [`Beat`] each `heartbeat_ms`; a member in its epoch promises not to stand until its own clock reads
+//! `promise_ms` after the receipt, and echoes the beat's clock; the leader then holds a lease from that member until *its* clock
+//! reads min(`lease_ms`, 0.8 × the member's promise) after the sending. Leases are matters of time: a closed connection ends none. A
 //! frozen candidate neither promises nor echoes (R4). Appends and acks carry the same fields and count as well. After Gray and
 //! Cheriton, "Leases" (SOSP 1989); every clock here is `CLOCK_BOOTTIME`.
 //!

@@ -119,11 +119,14 @@ struct Reading {
     status: Status,
     clients: usize,
     link_sends: u64,
+    keys: usize,
+    used_memory: usize,
 }
 
 impl Reading {
     fn of(node: &Node) -> Reading {
-        Reading { status: node.status(), clients: node.clients(), link_sends: node.links.sends() }
+        let (status, (keys, used_memory)) = node.with_keeper(|keeper, now, _| (keeper.status(now), keeper.usage()));
+        Reading { status, clients: node.clients(), link_sends: node.links.sends(), keys, used_memory }
     }
 
     /// What the node says of itself; none before it is registered.
@@ -220,6 +223,13 @@ const METRICS: &[Metric] = &[
         value: |r| Some(r.status.resets),
     },
     Metric { name: "connected_clients", kind: "gauge", help: "Client connections.", value: |r| Some(r.clients as u64) },
+    Metric { name: "keys", kind: "gauge", help: "Keys in the store.", value: |r| Some(r.keys as u64) },
+    Metric {
+        name: "used_memory_bytes",
+        kind: "gauge",
+        help: "Bytes of keys, values and their tables.",
+        value: |r| Some(r.used_memory as u64),
+    },
     Metric {
         name: "link_sends_total",
         kind: "counter",

@@ -45,8 +45,6 @@ use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Read at once into a big bulk, at most.
 const BULK_BYTES_PER_READ: usize = 1 << 20;
-/// What is left over of a read moves out of a lent buffer if it is no longer than this.
-const LEFT_OVER_BYTES_MAX: usize = 4 << 10;
 /// After the last reply, what the client still sends is thrown away for this long, lest its reply is lost to a reset.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -297,7 +295,8 @@ impl Client {
         room && !self.ending && self.offence.is_none() && self.unsent.len() < OUTPUT_BYTES_PAUSE
     }
 
-    /// One read, into the bulk or into a lent buffer; the buffer goes back if nothing came.
+    /// One read, into the bulk or into a lent buffer. If nothing came, the buffer goes back, and what is left over in it is kept in
+    /// as many bytes as it takes.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Some(Bulk { bytes, len }) = &mut self.bulk {
             let missing = *len - bytes.len();
@@ -318,7 +317,7 @@ impl Client {
         let room = (self.input.capacity() - self.input.len()).min(READ_BYTES_PER_WAKE);
         let mut room = (&mut self.input).limit(room);
         let read = pin!(self.socket.read_buf(&mut room)).poll(cx);
-        if read.is_pending() && self.input.len() <= LEFT_OVER_BYTES_MAX {
+        if read.is_pending() && self.input.len() < self.input.capacity() / 4 {
             let left_over = self.input.as_slice().to_vec();
             let lent = std::mem::replace(&mut self.input, left_over);
             self.worker.buffers.borrow_mut().take_input(lent);

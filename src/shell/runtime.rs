@@ -77,6 +77,8 @@ where
         let _node = span.entered(); // once per thread: what any task logs names the node
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async { over.run_until_cancelled(body()).await });
+        drop(tasks);
+        runtime.shutdown_background(); // a name that is still being looked up is not waited for
     })
 }
 

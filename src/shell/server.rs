@@ -116,8 +116,9 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// Access to the coordination service, and how it ends when the node crashes.
+#[allow(clippy::large_enum_variant)] // one per node
 pub(super) enum Access {
-    InProcess(Seat),
+    InProcess(Box<Seat>),
     Other(Box<dyn Coordinator>),
 }
 
@@ -214,7 +215,7 @@ impl Server {
         }
 
         let access = match coordination {
-            Coordination::InProcess(service) => Access::InProcess(service.connect(events)),
+            Coordination::InProcess(service) => Access::InProcess(Box::new(service.connect(events))),
             Coordination::Start(start) => Access::Other(start(events).map_err(StartError::Coordination)?),
         };
         server.node.set_access(access);

@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::coordination::in_process::InProcess;
+use super::node::HOLD_STUCK_MS;
 use super::server::{Coordination, Options, Server, StartError};
 use crate::base::limits::OUTPUT_BYTES_PAUSE;
 use crate::cluster::role::Role;
@@ -30,7 +31,9 @@ fn solo() -> Server {
 
 /// Three nodes, all in sync; the first leads.
 fn trio(service: &InProcess) -> Vec<Server> {
-    let servers: Vec<Server> = ["n1", "n2", "n3"].map(|name| Server::start(options(name, service)).unwrap()).into();
+    let mut servers = vec![Server::start(options("n1", service)).unwrap()];
+    eventually("the first leads", || servers[0].node().role() == Role::Leader);
+    servers.extend(["n2", "n3"].map(|name| Server::start(options(name, service)).unwrap()));
     eventually("all are in sync", || in_sync(&servers[0]) == 3);
     servers
 }
@@ -291,13 +294,31 @@ fn stranger_at_the_replication_port_is_sent_away() {
 }
 
 #[test]
+fn node_whose_keeper_is_held_for_long_counts_as_stuck_until_it_is_let_go() {
+    let server = solo();
+    let node = server.node();
+    let long_after = node.with_keeper(|_, now, _| now.boot.plus_ms(2 * HOLD_STUCK_MS));
+    assert!(!node.is_stuck(long_after), "nobody holds the lock");
+    let (before, after) = node.with_keeper(|_, now, _| {
+        let limit = now.boot.plus_ms(HOLD_STUCK_MS);
+        (node.is_stuck(limit), node.is_stuck(limit.plus_ms(1)))
+    });
+    assert!(!before && after, "{before} {after}");
+}
+
+#[test]
 fn operators_get_status_metrics_and_health() {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
     eventually("the node leads", || server.node().role() == Role::Leader);
     let admin = server.admin_addr().unwrap();
-    let get =
-        |path: &str| ask(admin, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    // The sending side stays open: to an HTTP server a client that closed it may be one that left.
+    let http = |request: String| {
+        let mut socket = connect(admin);
+        socket.write_all(request.as_bytes()).unwrap();
+        receive_all(&mut socket)
+    };
+    let get = |path: &str| http(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     let status = get("/status");
     assert!(status.starts_with("HTTP/1.1 200") && status.contains(r#""role":"leader""#), "{status}");
     let metrics = get("/metrics");
@@ -308,6 +329,7 @@ fn operators_get_status_metrics_and_health() {
     }
     assert!(!metrics.contains("datakeeper_lag_ms{"), "a node without replicas knows no lag: {metrics}");
     assert!(get("/healthz").ends_with("\r\n\r\nok\n"));
-    let crash = ask(admin, b"POST /crash/n1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let crash =
+        http(format!("POST /crash/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "n1"));
     assert!(crash.starts_with("HTTP/1.1 404"), "only `local` can crash nodes: {crash}");
 }

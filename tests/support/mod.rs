@@ -2,4 +2,5 @@
 #![allow(dead_code)]
 
 pub mod tripwire;
+pub mod world;
 pub mod zookeeper;

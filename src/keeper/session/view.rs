@@ -1,8 +1,8 @@
 //! The cluster as clients are told of it: one shard with all slots, its leader, its replicas.
 //!
 //! CLUSTER, ROLE and INFO all describe this view, so that they agree with each other. The leader stays the last one that
-//! `/state` named until there is a new one; whether it is confirmed is said beside it. Names of nodes and of the cluster become the 40 hex
-//! digits that clients expect by a hash, so that they are the same on every node and after every restart.
+//! `/state` named until there is a new one; whether it is confirmed is said beside it. Names of nodes and of the cluster
+//! become the 40 hex digits that clients expect by a hash, so that they are the same on every node and after every restart.
 
 use std::fmt::Write;
 
@@ -111,6 +111,8 @@ impl Keeper {
         let state = self.known.as_ref().map(|k| &k.state);
         let me = r.id == self.me.id;
         let leader = state.is_some_and(|s| s.leader.id == r.id);
+        // A leader that restarted is alive, but its copy does not lead.
+        let live = live && (me || !leader || state.is_some_and(|s| s.leader == member));
         let in_sync = state.is_some_and(|s| s.names(&member));
         let follower = self.leading.as_ref().and_then(|l| l.followers.get(&r.copy));
         let followed = self.following.as_ref().filter(|f| f.accepted && f.leader == member);

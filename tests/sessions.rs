@@ -1,0 +1,366 @@
+//! Session commands against Keepers over a perfect network: transcripts, and the stories in which time and faults play a part.
+//!
+//! Each file under `tests/scripts/sessions` begins with nothing running:
+//! ```text
+//! // a comment
+//! @password             nodes started from here on want the password "open sesame"
+//! @joiner               nodes started from here on found no cluster; @founder: they may
+//! @start n0
+//! @in_sync 3            lets time pass until so many nodes are in sync
+//! @run 100              lets that many ms pass
+//! @cut_off n0           nobody hears that node any more, and it hears nobody
+//! @crash n0
+//! @as n0 a              what follows is sent to n0 on the connection called `a`, a new one if there is none
+//! > CLIENT SETNAME "x"  a command
+//! +OK                   its reply: a line per CRLF; a line end of another kind is shown as `\n` and ends the line, too
+//! closed                the connection ends after the reply
+//! ```
+//! Time and seeds are fixed, so that every byte is. `BLESS=1 cargo test --test sessions` writes what it saw into the files;
+//! read the difference before you commit it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use datakeeper::base::ids::ConnId;
+use datakeeper::cluster::role::Role;
+use datakeeper::cluster::status::Status;
+use datakeeper::keeper::{Acks, KeeperConfig, Next};
+use support::world::World;
+
+/// Addresses as a real cluster has them; n2 shows an IPv6 address, n3 a host name.
+fn realistic(i: usize, config: &mut KeeperConfig) {
+    config.client_addr = match i {
+        2 => "[fd00::2]:6379".to_string(),
+        3 => "n3.example.org:6379".to_string(),
+        _ => format!("10.0.0.{i}:6379"),
+    };
+    config.repl_addr = format!("10.0.0.{i}:16379");
+    config.parameters.push(("port".to_string(), "6379".to_string()));
+}
+
+fn with_password(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.password = Some(b"open sesame".to_vec());
+}
+
+fn joiner(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.bootstrap = false;
+}
+
+fn acks_leader(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.acks = Acks::Leader;
+}
+
+fn world(nodes: usize, tune: fn(usize, &mut KeeperConfig)) -> World {
+    let mut world = World::new(4);
+    world.tune = tune;
+    for i in 0..nodes {
+        world.start(i);
+    }
+    world.run_until("all in sync", 2_000, |w| w.in_sync() == nodes && w.role(0) == Role::Leader);
+    world
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Transcripts
+
+/// Splits a line into words; quotes keep blanks together.
+fn words(line: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start();
+    while !rest.is_empty() {
+        let (word, after) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').expect("a quote that closes"),
+            None => rest.split_once(' ').unwrap_or((rest, "")),
+        };
+        words.push(word);
+        rest = after.trim_start();
+    }
+    words
+}
+
+/// Fields of INFO that other changes may move: sizes, times, random ids.
+const VOLATILE: &[&str] = &[
+    "run_id",
+    "server_time_usec",
+    "used_memory",
+    "used_memory_human",
+    "mem_replication_backlog",
+    "master_replid",
+    "dataset",
+    "link_bytes_sent",
+];
+
+/// The reply as lines, with a `*` for what [`VOLATILE`] names, for the length of a reply with such fields, for wall clock times and
+/// for the dataset in the status.
+fn lines(reply: &[u8]) -> String {
+    let shown = reply.escape_ascii().to_string().replace("\\r\\n", "\n").replace("\\n", "\\n\n");
+    let shown = shown.replace("\\'", "'").replace("\\\"", "\"");
+    fn volatile(line: &str) -> Option<&str> {
+        line.split_once(':').map(|(key, _)| key).filter(|key| VOLATILE.contains(key))
+    }
+    let unsized_reply = shown.lines().any(|line| volatile(line).is_some());
+    let mut text = String::new();
+    for (i, line) in shown.lines().enumerate() {
+        if let Some(key) = volatile(line) {
+            writeln!(text, "{key}:*").unwrap();
+        } else if i == 0 && unsized_reply {
+            writeln!(text, "{}*", &line[..1]).unwrap();
+        } else if line.starts_with('{') {
+            let (head, tail) = line.split_once(r#""dataset":""#).expect("a status has a dataset");
+            writeln!(text, r#"{head}"dataset":"*{}"#, &tail[32..]).unwrap();
+        } else {
+            let word = |word: &str| {
+                if word.len() == 13 && word.starts_with("17000000") { "*".into() } else { word.to_string() }
+            };
+            writeln!(text, "{}", line.split(' ').map(word).collect::<Vec<_>>().join(" ")).unwrap();
+        }
+    }
+    text
+}
+
+/// Runs a transcript and returns it with what was seen in place of what was expected.
+fn replay(script: &str) -> String {
+    let mut world = World::new(4);
+    world.tune = realistic;
+    let mut conns: BTreeMap<(usize, String), ConnId> = BTreeMap::new();
+    let mut at = None;
+    let mut seen = String::new();
+    let mut blank = false;
+    let node = |name: &str| name.strip_prefix('n').and_then(|n| n.parse::<usize>().ok()).expect("a node n<number>");
+    for line in script.lines() {
+        if !["> ", "// ", "@"].iter().any(|mark| line.starts_with(mark)) {
+            // A blank line before a directive or a command is layout; every other one belongs to a reply.
+            blank = line.is_empty();
+            continue;
+        }
+        let layout = std::mem::take(&mut blank) && !seen.ends_with("\n\n");
+        writeln!(seen, "{}{line}", if layout { "\n" } else { "" }).unwrap();
+        if let Some(command) = line.strip_prefix("> ") {
+            let (i, conn) = at.expect("@as names a connection before the first command");
+            let mut request = world.request(i, conn, &words(command));
+            let deadline = world.now_ms + 3_000;
+            while !world.answered(&mut request) {
+                assert!(world.now_ms < deadline, "{command} was never answered: {:#?}", world.notices());
+                world.run(1);
+            }
+            seen.push_str(&lines(&request.out.to_vec()));
+            if request.next == Next::CloseAfter {
+                seen.push_str("closed\n");
+            }
+            continue;
+        }
+        match *words(line) {
+            ["//", ..] => {}
+            ["@password"] => world.tune = with_password,
+            ["@joiner"] => world.tune = joiner,
+            ["@founder"] => world.tune = realistic,
+            ["@start", name] => world.start(node(name)),
+            ["@crash", name] => world.crash(node(name)),
+            ["@cut_off", name] => _ = world.cut_off.insert(node(name)),
+            ["@run", ms] => world.run(ms.parse().expect("@run ms")),
+            ["@in_sync", n] => {
+                let n: usize = n.parse().expect("@in_sync number");
+                world.run_until(line, 3_000, |w| w.in_sync() == n);
+                world.run(60);
+            }
+            ["@as", name, conn] => {
+                let key = (node(name), conn.to_string());
+                let conn = *conns.entry(key.clone()).or_insert_with(|| world.connect(key.0));
+                at = Some((key.0, conn));
+            }
+            _ => panic!("an unknown directive: {line}"),
+        }
+    }
+    seen
+}
+
+fn check(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/sessions").join(format!("{name}.txt"));
+    let script = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let seen = replay(&script);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &seen).unwrap();
+        return;
+    }
+    assert!(script.lines().any(|line| line.starts_with("> ")), "{name}.txt has no command");
+    if let Some((i, (want, got))) = script.lines().zip(seen.lines()).enumerate().find(|(_, (want, got))| want != got) {
+        let block: Vec<_> = seen.lines().skip(i.saturating_sub(3)).take(8).collect();
+        panic!("{name}.txt line {}:\n  want {want}\n  got  {got}\nin\n{}", i + 1, block.join("\n"));
+    }
+    assert_eq!(script.lines().count(), seen.lines().count(), "{name}.txt is too short or too long");
+}
+
+macro_rules! transcripts {
+    ($($name:ident),* $(,)?) => {
+        $(#[test] fn $name() { check(stringify!($name)); })*
+
+        #[test]
+        fn every_transcript_is_run() {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/sessions");
+            let mut found: Vec<String> = std::fs::read_dir(folder).unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+            found.sort();
+            let mut named = vec![$(concat!(stringify!($name), ".txt")),*];
+            named.sort_unstable();
+            assert_eq!(found, named);
+        }
+    };
+}
+transcripts!(auth, client, cluster, config, connection, failover, info, wait);
+
+#[test]
+fn every_session_command_is_in_a_transcript() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/sessions");
+    let scripts: String =
+        std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let rows = datakeeper::command::all().flat_map(|spec| std::iter::once(spec).chain(spec.subs));
+    for spec in rows.filter(|spec| matches!(spec.exec, datakeeper::command::Exec::Session(_))) {
+        let line = format!("\n> {}", spec.name.to_ascii_uppercase().replace('|', " "));
+        assert!(scripts.contains(&line), "no transcript shows {}", spec.name);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Stories
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[test]
+fn wait_is_answered_by_the_acknowledgement_that_was_missing_and_not_before() {
+    let mut world = world(3, acks_leader);
+    let conn = world.connect(0);
+    world.cut_off.insert(2);
+    let mut both = world.pipeline(0, conn, &[&["SET", "k", "v"], &["WAIT", "1", "0"]]);
+    assert_eq!(both.next, Next::Wait, "nobody can have acknowledged it yet");
+    assert!(
+        world.answered(&mut both),
+        "one replica did at once; that the set as a whole has not moved does not matter"
+    );
+    assert_eq!(both.out.to_vec(), b"+OK\r\n:1\r\n");
+    let mut wait = world.request(0, conn, &["WAIT", "2", "0"]);
+    let info = world.ask(0, &["INFO", "clients"]);
+    assert_eq!(field(&info, "blocked_clients"), Some("1"));
+    world.crash(2);
+    world.cut_off.clear();
+    world.run(2_000);
+    assert!(!world.answered(&mut wait), "one replica is no two");
+    world.start(2);
+    let took = world.run_until("three in sync", 3_000, |w| w.in_sync() == 3);
+    assert!(took > 0 && world.answered(&mut wait), "the new copy holds the write");
+    assert_eq!(wait.out.to_vec(), b":2\r\n");
+    assert_eq!(field(&world.ask(0, &["INFO", "clients"]), "blocked_clients"), Some("0"));
+}
+
+#[test]
+fn wait_answers_with_what_there_is_when_its_time_is_over() {
+    let mut world = world(3, acks_leader);
+    let conn = world.connect(0);
+    world.cut_off.insert(2);
+    world.ask_on(0, conn, &["SET", "k", "v"]);
+    let begin = world.now_ms;
+    assert_eq!(world.ask_on(0, conn, &["WAIT", "2", "300"]), b":1\r\n");
+    assert_eq!(world.now_ms - begin, 300);
+    // The deadline belonged to that command alone.
+    let begin = world.now_ms;
+    assert_eq!(world.ask_on(0, conn, &["WAIT", "2", "200"]), b":1\r\n");
+    assert_eq!(world.now_ms - begin, 200);
+}
+
+#[test]
+fn leader_unsure_of_its_lease_does_not_call_itself_master() {
+    let mut world = world(3, realistic);
+    assert!(world.ask(0, &["ROLE"]).starts_with("*3\r\n$6\r\nmaster\r\n"));
+    world.cut_off.insert(0);
+    // The lease ends at 400 ms, before anybody else may stand.
+    world.run(405);
+    assert_eq!((world.role(0), world.in_sync()), (Role::Leader, 3));
+    assert_eq!(world.ask(0, &["ROLE"]), "*5\r\n$5\r\nslave\r\n$0\r\n\r\n:0\r\n$7\r\nconnect\r\n:1\r\n");
+    let info = world.ask(0, &["INFO"]);
+    assert_eq!((field(&info, "role"), field(&info, "lease_held")), (Some("slave"), Some("0")));
+    assert!(world.ask(0, &["HELLO"]).contains("\r\nreplica\r\n"));
+    assert!(world.ask(0, &["CLUSTER", "INFO"]).contains("cluster_state:fail\r\n"));
+}
+
+#[test]
+fn followers_name_the_last_leader_until_there_is_a_new_one() {
+    let mut world = world(3, realistic);
+    let slots = |world: &mut World, i| world.ask(i, &["CLUSTER", "SLOTS"]);
+    let of_leader = "*3\r\n:0\r\n:16383\r\n";
+    assert!(!slots(&mut world, 1).contains(of_leader), "two replicas serve reads");
+    world.crash(0);
+    let first = slots(&mut world, 1);
+    assert!(first.find("10.0.0.0").unwrap() < first.find("10.0.0.1").unwrap(), "{first}");
+    world.run_until("nobody is confirmed", 600, |w| {
+        w.nodes[1].as_ref().unwrap().keeper.status(w.now()).leader.is_none()
+    });
+    assert!(world.ask(1, &["CLUSTER", "INFO"]).contains("cluster_state:fail\r\n"));
+    assert!(world.ask(1, &["CLUSTER", "NODES"]).contains(" master,fail - "));
+    assert_eq!(slots(&mut world, 1), first);
+    let new = |w: &World| [1, 2].into_iter().find(|i| w.role(*i) == Role::Leader);
+    world.run_until("a new leader", 1_000, |w| new(w).is_some());
+    world.run(60);
+    for i in [1, 2] {
+        let slots = slots(&mut world, i);
+        let leader = ["10.0.0.1", "fd00::2"][new(&world).unwrap() - 1];
+        let at = slots.find(leader).expect("the new leader is there");
+        assert!(["10.0.0.1", "fd00::2"].iter().all(|host| slots.find(host).is_none_or(|other| at <= other)), "{slots}");
+        assert!(!slots.contains("10.0.0.0"), "the dead leader serves nothing: {slots}");
+        assert!(world.ask(i, &["CLUSTER", "INFO"]).contains("cluster_state:ok\r\n"));
+    }
+}
+
+#[test]
+fn nodes_agree_about_the_cluster_and_each_calls_one_line_its_own() {
+    let mut world = world(3, realistic);
+    world.run(60);
+    let mut views = Vec::new();
+    for i in 0..3 {
+        let text = world.ask(i, &["CLUSTER", "NODES"]);
+        let body = text.split_once("\r\n").unwrap().1.trim_end_matches("\r\n");
+        assert_eq!(body.matches("myself").count(), 1);
+        let mine = body.lines().find(|line| line.contains("myself")).unwrap();
+        assert!(world.ask(i, &["CLUSTER", "MYID"]).contains(&mine[..40]));
+        // Everything but who is asked and when each was last heard.
+        let mut view: Vec<Vec<String>> = Vec::new();
+        for line in body.lines() {
+            let mut parts: Vec<String> = line.replace("myself,", "").split(' ').map(str::to_string).collect();
+            parts.remove(5);
+            view.push(parts);
+        }
+        views.push(view);
+    }
+    assert_eq!(views[0].len(), 3);
+    assert!(views.iter().all(|view| *view == views[0]), "{views:#?}");
+}
+
+#[test]
+fn status_is_json_that_the_status_command_reads() {
+    let mut world = world(2, realistic);
+    let text = world.ask(1, &["DATAKEEPER", "STATUS"]);
+    let json = text.split_once("\r\n").unwrap().1;
+    let status: Status = serde_json::from_str(json).unwrap();
+    assert_eq!((status.node.as_str(), status.role.as_str(), status.nodes.len()), ("n1", "replica", 2));
+    assert_eq!(status.leader.unwrap().as_str(), "n0");
+}
+
+#[test]
+fn info_names_no_field_twice() {
+    let mut world = world(3, realistic);
+    for i in 0..2 {
+        let info = world.ask(i, &["INFO", "everything"]);
+        let mut names: Vec<&str> = info.split("\r\n").filter_map(|line| Some(line.split_once(':')?.0)).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert!(all > 60);
+        assert_eq!(names.len(), all);
+    }
+}

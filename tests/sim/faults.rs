@@ -1,0 +1,211 @@
+//! Letting faults loose, and lifting them.
+
+use datakeeper::cluster::config::ClusterConfig;
+use datakeeper::cluster::state::MinInSync;
+use datakeeper::keeper::Event;
+
+use crate::clock::MS;
+use crate::setup::{FAULTS, Fault};
+use crate::world::{What, World};
+
+impl World {
+    /// From now on faults happen.
+    pub fn let_loose(&mut self) {
+        self.faulty = true;
+        if !self.setup.faults.is_empty() {
+            self.after(MS, What::NextFault);
+        }
+    }
+
+    pub fn on_next_fault(&mut self) {
+        if !self.faulty {
+            return;
+        }
+        let total: u64 = self.setup.faults.iter().map(|(_, w)| w).sum();
+        let mut at = self.dice.below(total);
+        let fault = self.setup.faults.iter().find(|(_, w)| at < *w || { at -= w; false }).expect("weights add up").0;
+        self.strike(fault);
+        let wait = self.dice.log_between(self.setup.fault_every / 8 + 1, self.setup.fault_every * 3);
+        self.after(wait, What::NextFault);
+    }
+
+    /// Whether the loss of a process leaves a copy that `/state` names alive. Rarely it is lost all the same.
+    fn may_lose(&mut self, n: usize) -> bool {
+        let Some((state, _)) = self.service.model.state().state else { return true };
+        let others = state.in_sync.iter().any(|m| {
+            self.nodes.iter().enumerate().any(|(i, node)| i != n && node.keeper().is_some_and(|k| *k.me() == *m))
+        });
+        others || self.dice.chance(4)
+    }
+
+    fn count(&mut self, fault: Fault) {
+        let (_, name) = FAULTS.iter().find(|(f, _)| *f == fault).expect("every fault has a name");
+        self.coverage.hit(name);
+        self.trace(|| format!("=== {name}"));
+    }
+
+    /// Lets one fault happen.
+    pub fn strike(&mut self, fault: Fault) {
+        let n = self.dice.below(self.nodes.len() as u64) as usize;
+        // The leader is where it hurts.
+        let n = if self.dice.chance(350) { self.leader().unwrap_or(n) } else { n };
+        match fault {
+            Fault::Kill | Fault::FastRestart | Fault::PowerLoss => {
+                if self.nodes[n].process.is_none() || !self.may_lose(n) {
+                    return;
+                }
+                self.count(fault);
+                self.kill(n, fault != Fault::PowerLoss);
+                let wait = match fault {
+                    Fault::FastRestart => self.dice.log_between(MS / 20, 5 * MS),
+                    _ => self.dice.log_between(5 * MS, 4_000 * MS),
+                };
+                self.after(wait, What::Start(n));
+            }
+            Fault::Pause | Fault::Busy => {
+                if self.nodes[n].process.is_none() {
+                    return;
+                }
+                self.count(fault);
+                let wait = self.dice.log_between(20 * MS, if fault == Fault::Pause { 10_000 } else { 3_000 } * MS);
+                let until = self.t + wait;
+                let node = &mut self.nodes[n];
+                if fault == Fault::Pause { node.paused_until = until } else { node.busy_until = until }
+                self.trace(|| format!("n{n} stands still for {} ms", wait / MS));
+                self.at(until, What::Wake(n));
+                if fault == Fault::Pause
+                    && let Some(session) = self.nodes[n].process.as_ref().and_then(|p| p.seat.client.session())
+                {
+                    let generation = self.nodes[n].process.as_ref().expect("just seen").generation;
+                    self.after(self.setup.session_timeout, What::SessionExpires(session, Some((n, generation))));
+                }
+            }
+            Fault::Partition | Fault::OneWay => {
+                self.count(fault);
+                let until = self.t + self.dice.log_between(20 * MS, 5_000 * MS);
+                let side: Vec<bool> = (0..self.nodes.len()).map(|i| if i == n { true } else { self.dice.chance(400) }).collect();
+                self.trace(|| format!("cut {side:?} until {} ms", until / MS));
+                let both = fault == Fault::Partition;
+                for a in 0..side.len() {
+                    for b in 0..side.len() {
+                        if side[a] != side[b] && (both || side[a]) {
+                            self.cut_until[a][b] = self.cut_until[a][b].max(until);
+                        }
+                    }
+                }
+            }
+            Fault::Break | Fault::Stall => {
+                let all: Vec<u64> = self.conns.keys().copied().collect();
+                if all.is_empty() {
+                    return;
+                }
+                self.count(fault);
+                let conn = self.dice.pick(&all);
+                self.trace(|| format!("connection {conn}"));
+                if fault == Fault::Break {
+                    self.break_connection(conn);
+                } else {
+                    let until = self.t + self.dice.log_between(20 * MS, 3_000 * MS);
+                    let way = self.dice.below(2) as usize;
+                    self.conns.get_mut(&conn).expect("just seen").ways[way].stalled_until = until;
+                }
+            }
+            Fault::Outage => {
+                if self.service.down_until > self.t {
+                    return;
+                }
+                self.count(fault);
+                self.service.down_until = self.t + self.dice.log_between(100 * MS, 10_000 * MS);
+                let back = self.service.down_until;
+                self.at(back, What::ServiceBack);
+                for i in 0..self.nodes.len() {
+                    self.service_step_soon(i);
+                }
+            }
+            Fault::CutFromService => {
+                let until = self.t + self.dice.log_between(50 * MS, 6_000 * MS);
+                let Some(p) = &mut self.nodes[n].process else { return };
+                p.seat.cut_until = until;
+                self.count(fault);
+                self.service_step_soon(n);
+            }
+            Fault::Expire => {
+                let Some(session) = self.nodes[n].process.as_ref().and_then(|p| p.seat.client.session()) else { return };
+                self.count(fault);
+                self.service.model.end_session(session);
+                self.spread_notices();
+                self.service_step_soon(n);
+            }
+            Fault::WallStep => {
+                self.count(fault);
+                self.nodes[n].clock.wall_offset_ms += self.dice.between(0, 4_000) as i64 - 2_000;
+            }
+            Fault::Reconfigure => {
+                if self.service.model.state().state.is_none() {
+                    return;
+                }
+                self.count(fault);
+                let min_in_sync = self.dice.pick(&[MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
+                let config = ClusterConfig { min_in_sync, ..self.setup.config.clone() };
+                self.service.model.set_config(config);
+                self.spread_notices();
+            }
+            Fault::Stop => {
+                let Some(p) = &self.nodes[n].process else { return };
+                if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t {
+                    return;
+                }
+                self.count(fault);
+                self.nodes[n].process.as_mut().expect("just seen").stopping = true;
+                self.keeper_event(n, Event::Stop);
+                self.kill(n, true);
+                let wait = self.dice.log_between(5 * MS, 2_000 * MS);
+                self.after(wait, What::Start(n));
+            }
+        }
+    }
+
+    pub fn on_service_back(&mut self) {
+        if self.dice.chance(400) {
+            // It was away for so long that it takes every session for dead.
+            self.coverage.hit("coordination: back, all sessions expired");
+            let sessions: Vec<_> =
+                self.nodes.iter().filter_map(|node| node.process.as_ref().and_then(|p| p.seat.client.session())).collect();
+            for session in sessions {
+                self.service.model.end_session(session);
+            }
+            self.spread_notices();
+        }
+    }
+
+    /// Everything is well again, or will be at the time returned, when the last pause ends: from then on the cluster has to
+    /// find to itself.
+    pub fn lift_faults(&mut self) -> u64 {
+        self.trace(|| "=== faults are lifted".to_string());
+        self.faulty = false;
+        let t = self.t;
+        self.setup.answers_lost = 0;
+        if self.service.down_until > t {
+            self.service.down_until = t;
+            self.on_service_back();
+        }
+        for row in &mut self.cut_until {
+            row.iter_mut().for_each(|until| *until = (*until).min(t));
+        }
+        for conn in self.conns.values_mut() {
+            for way in &mut conn.ways {
+                way.stalled_until = way.stalled_until.min(t);
+            }
+        }
+        for n in 0..self.nodes.len() {
+            let node = &mut self.nodes[n];
+            if let Some(p) = &mut node.process {
+                p.seat.cut_until = p.seat.cut_until.min(t);
+            } else {
+                self.after(MS, What::Start(n));
+            }
+            self.at(t, What::Wake(n));
+        }
+        self.nodes.iter().map(|n| n.paused_until.max(n.busy_until)).max().unwrap_or(t).max(t)
+    }
+}
