@@ -18,6 +18,7 @@ mod coverage;
 mod dice;
 mod faults;
 mod history;
+mod lies;
 mod network;
 mod runner;
 mod setup;

@@ -75,8 +75,6 @@ pub enum Lie {
     SameCopyAgain,
     /// Held replies leave at once.
     ReleaseAtOnce,
-    /// Acknowledged entries never reach the store of one replica.
-    DropApplied,
     /// A boot clock runs at half speed.
     SlowClock,
 }
@@ -144,7 +142,7 @@ impl Setup {
             nodes: 3,
             clients: 4,
             fault_phase: 3_000 * MS,
-            heal_phase: 4_000 * MS,
+            heal_phase: 12_000 * MS,
             fault_every: 0,
             faults: Vec::new(),
             config: ClusterConfig::default(),
@@ -175,7 +173,6 @@ impl Setup {
         s.nodes = d.pick(&[2, 3, 3, 3, 3, 3, 4, 5]);
         s.clients = d.between(2, 5) as usize;
         s.fault_phase = d.between(3_000, 9_000) * MS;
-        s.heal_phase = 12_000 * MS;
         s.fault_every = d.log_between(60, 1_500) * MS;
         // A few kinds at a time: what everything at once hides, a single kind shows, and the other way round.
         let kinds = d.pick(&[1, 2, 3, 5, FAULTS.len() as u64]);

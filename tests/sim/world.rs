@@ -544,6 +544,7 @@ impl World {
                 }
                 Effect::Hangup(link) => self.hang_up(n, link),
                 Effect::PulseTo { addr, token } => self.pulse_to(n, Some((addr, token))),
+                Effect::PulseStop if self.setup.lie == Lie::EchoWhileFrozen => {}
                 Effect::PulseStop => self.pulse_to(n, None),
                 Effect::Coord(request) => {
                     self.trace(|| {
