@@ -133,7 +133,7 @@ fn block(jitter: &mut Jitter, tick: u32, keys: u64) -> Bytes {
         append(&mut log, &mut scratch, &key(jitter.below(keys)));
     });
     log.seal();
-    log.block_at(Offset(1)).expect("just sealed").pieces[0].clone()
+    Bytes::copy_from_slice(&log.block_at(Offset(1)).expect("just sealed").pieces[0])
 }
 
 /// The replica's side: check every mutation, keep the block, and, once it is acknowledged, apply it.
