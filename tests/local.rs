@@ -1,114 +1,106 @@
-//! `datakeeper local` as a process: what somebody who tries DataKeeper for the first time does and sees.
+//! `datakeeper local` as its users see it: a whole cluster in one process, no ZooKeeper on the machine, and `datakeeper admin crash`
+//! to end a node as `kill -9` would.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use std::net::SocketAddr;
 
-/// The process; killed when dropped, so that a failed test leaves nothing running.
-struct Local {
-    process: Child,
-    /// Client addresses of n1, n2, n3.
-    nodes: Vec<String>,
-    operators: String,
-    output: BufReader<std::process::ChildStdout>,
+use support::client::{Client, Reply, ask, bulk};
+use support::cluster::{Local, PATIENCE, alone, run as datakeeper, status_of, wait_until_whole};
+use support::eventually;
+use support::writers::{Fault, lose_leaders};
+
+/// Leaders that are crashed in a row.
+const ROUNDS: usize = if cfg!(debug_assertions) { 3 } else { 10 };
+
+/// `datakeeper admin crash`; the node comes back by itself.
+struct Crashed {
+    local: Local,
+    said: usize,
 }
 
-impl Local {
-    fn start() -> Local {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_datakeeper"))
-            .args(["local", "--nodes", "3", "--port", "0", "--admin-port", "0", "--set", "log.level=warn"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let (mut nodes, mut operators) = (Vec::new(), String::new());
-        let mut line = String::new();
-        while !line.starts_with("Ctrl-C") {
-            line.clear();
-            assert!(output.read_line(&mut line).unwrap() > 0, "ended before it said how to stop it");
-            let mut words = line.split_whitespace();
-            match (words.next(), words.next()) {
-                (Some(node), Some(addr)) if node.starts_with('n') => nodes.push(addr.to_owned()),
-                (Some("operators:"), Some(url)) => {
-                    operators = url.trim_start_matches("http://").trim_end_matches("/status").to_owned();
-                }
-                _ => {}
-            }
-        }
-        assert_eq!(nodes.len(), 3, "{nodes:?}");
-        Local { process, nodes, operators, output }
+impl Fault for Crashed {
+    fn nodes(&self) -> Vec<SocketAddr> {
+        self.local.addrs.clone()
     }
 
-    /// Sends one inline command to the node at `addr`; nothing if the node is away.
-    fn ask(addr: &str, command: &str) -> Option<String> {
-        let mut socket = TcpStream::connect(addr).ok()?;
-        socket.set_read_timeout(Some(PATIENCE)).ok()?;
-        socket.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        socket.shutdown(std::net::Shutdown::Write).ok()?;
-        let mut reply = String::new();
-        socket.read_to_string(&mut reply).ok()?;
-        Some(reply)
+    fn crash(&mut self, node: usize) {
+        self.said = self.local.process.log().len();
+        let name = format!("n{}", node + 1);
+        let said = datakeeper(&["admin", "crash", &name, "--connect", &self.local.admin.to_string()]);
+        assert_eq!(said.code, Some(0), "admin crash: {}", said.text);
+        assert!(said.text.contains(&name), "{}", said.text);
     }
 
-    fn operators(&self, request: &str) -> String {
-        let mut socket = TcpStream::connect(&self.operators).unwrap();
-        write!(socket, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
-    }
+    fn revive(&mut self, _: usize) {}
 
-    fn in_sync(&self) -> usize {
-        self.operators("GET /status").matches(r#""in_sync":true"#).count()
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
-        std::thread::park_timeout(Duration::from_millis(10));
+    fn was_filled(&self, node: usize) -> bool {
+        let log = self.local.process.log();
+        let node = format!("node{{id=n{}}}", node + 1);
+        log[self.said..].lines().any(|line| line.contains(&node) && line.contains("full resync complete"))
     }
 }
 
 #[test]
-fn cluster_survives_the_crash_of_each_node_in_turn_and_stops_on_request() {
-    let mut local = Local::start();
-    eventually("all nodes are in sync", || local.in_sync() == 3);
-    eventually("a first write", || {
-        local.nodes.iter().any(|addr| Local::ask(addr, "SET greeting hello").as_deref() == Some("+OK\r\n"))
-    });
-    for (crashed, name) in ["n1", "n2", "n3"].iter().enumerate() {
-        let answer = local.operators(&format!("POST /crash/{name}"));
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("has crashed"), "{answer}");
-        let others = || (0..3).filter(|i| *i != crashed).map(|i| &local.nodes[i]);
-        eventually("a write while one node is away or back", || {
-            others().any(|addr| Local::ask(addr, &format!("SET after-{name} yes")).as_deref() == Some("+OK\r\n"))
+fn every_acknowledged_write_survives_the_crash_of_one_leader_after_the_other() {
+    let _alone = alone();
+    let mut fault = Crashed { local: Local::start(&[]), said: 0 };
+    lose_leaders(&mut fault, ROUNDS);
+    fault.local.finish();
+}
+
+#[test]
+fn local_is_a_cluster_that_answers_like_one() {
+    let _alone = alone();
+    let local = Local::start(&[]);
+    let (leader, epoch) = wait_until_whole(&local.addrs);
+    assert!(ask(local.addrs[leader], "SET foo bar").expect("a reply").is_ok());
+    for (place, addr) in local.addrs.iter().enumerate() {
+        let mut client = Client::connect(*addr).expect("a connection");
+        eventually(PATIENCE, "each node shows what was written", || match client.call("GET foo") {
+            reply if reply == bulk("bar") => Ok(()),
+            other => Err(format!("{other:?}")),
         });
-        eventually("the crashed node is back in sync", || local.in_sync() == 3);
+        if place != leader {
+            let moved = Reply::Error(format!("MOVED 12182 {}", local.addrs[leader]));
+            assert_eq!(client.call("SET foo x"), moved);
+        }
+        let info = client.call("CLUSTER INFO").text();
+        let wanted = ["cluster_state:ok", "cluster_known_nodes:3", &format!("cluster_current_epoch:{}", epoch.0)];
+        assert!(wanted.iter().all(|line| info.contains(line)), "{info}");
+        let table = datakeeper(&["status", "--connect", &addr.to_string()]);
+        let name = format!("leader n{}", leader + 1);
+        assert!(table.code == Some(0) && table.text.contains(&name) && table.text.contains("in sync 3"), "{}", table.text);
+        let json = datakeeper(&["status", "--json", "--connect", &addr.to_string()]);
+        let json: serde_json::Value = serde_json::from_str(&json.text).expect("JSON");
+        assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));
     }
-    for key in ["greeting", "after-n1", "after-n2", "after-n3"] {
-        let held = local.nodes.iter().filter(|addr| {
-            Local::ask(addr, &format!("GET {key}")).is_some_and(|r| r.starts_with('$') && r != "$-1\r\n")
-        });
-        assert!(held.count() > 0, "{key} is lost");
-    }
-    let unknown = local.operators("POST /crash/n9");
-    assert!(unknown.starts_with("HTTP/1.1 404") && unknown.contains("there are n1, n2, n3"), "{unknown}");
-    let interrupt = Command::new("kill").args(["-INT", &local.process.id().to_string()]).status().unwrap();
-    assert!(interrupt.success());
-    let code = local.process.wait().unwrap();
-    let mut rest = String::new();
-    local.output.read_to_string(&mut rest).unwrap();
-    assert!(code.success() && rest == "stopping\n", "{code}: {rest}");
+    local.finish();
+}
+
+#[test]
+fn crash_names_the_nodes_there_are_and_does_not_crash_one_twice() {
+    let _alone = alone();
+    let local = Local::start(&[]);
+    let (leader, _) = wait_until_whole(&local.addrs);
+    let crash = |node: &str| datakeeper(&["admin", "crash", node, "--connect", &local.admin.to_string()]);
+    let said = crash("n9");
+    assert!(said.code == Some(1) && said.text.contains("there is no node n9; there are n1, n2, n3"), "{}", said.text);
+    let victim = format!("n{}", (leader + 1) % 3 + 1);
+    assert_eq!(crash(&victim).code, Some(0));
+    let said = crash(&victim);
+    assert!(said.code == Some(1) && said.text.contains("has crashed already"), "{:?}: {}", said.code, said.text);
+    wait_until_whole(&local.addrs);
+    assert_eq!(status_of(local.addrs[leader]).expect("status").role, "leader", "a replica crashed; nobody was elected");
+    local.finish();
+}
+
+#[test]
+fn nodes_without_acks_of_replicas_and_single_nodes_serve() {
+    let _alone = alone();
+    let local = Local::start(&["--set", "replication.acks=leader"]);
+    let (leader, _) = wait_until_whole(&local.addrs);
+    assert!(ask(local.addrs[leader], "SET foo bar").expect("a reply").is_ok());
+    assert_eq!(ask(local.addrs[leader], "WAIT 2 20000").expect("a reply"), Reply::Integer(2));
+    local.finish();
 }

@@ -6,7 +6,7 @@
 
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Offset};
-use crate::base::limits::PREFETCH_GROUP;
+use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{CommandSpec, Ctx, Done, Exec, Flag, keys_of, resolve, slot};
 use crate::resp::{Args, Batch, Output, Reply};
@@ -83,7 +83,14 @@ impl Keeper {
             for hash in &hashes[..group] {
                 let args = batch.args(done, input);
                 match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need) {
-                    Outcome::Next => done += 1,
+                    Outcome::Next => {
+                        done += 1;
+                        if out.len() > OUTPUT_BYTES_PAUSE && done < batch.len() {
+                            // The shell sends before it calls again: a batch of large reads piles nothing up.
+                            next = Next::Again;
+                            break 'batch;
+                        }
+                    }
                     Outcome::Stop(stop) => {
                         done += usize::from(stop == Next::CloseAfter);
                         next = stop;

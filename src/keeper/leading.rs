@@ -180,6 +180,15 @@ impl Keeper {
     pub(super) fn advance(&mut self, now: Now, fx: &mut Effects) {
         let (Some(leading), Some(known)) = (&mut self.leading, &self.known) else { return };
         let pending = self.pending.as_ref().map(|p| &p.want);
+        if leading.ready && leading.followers.is_empty() && pending.is_none() && known.state.in_sync.len() == 1 {
+            // Alone: what is appended is held.
+            leading.held = self.log.end();
+            if known.state.may_commit() && leading.held > self.acked {
+                self.acked = leading.held;
+                self.release(fx);
+            }
+            return;
+        }
         let set = effective(&known.state, pending);
         let followers = &leading.followers;
         let now_held = held(&set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
@@ -199,12 +208,16 @@ impl Keeper {
         }
         self.acked = leading.held;
         leading.commit_due.get_or_insert(now.boot.plus_ms(1));
+        self.release(fx);
+    }
+
+    /// Replies up to `acked` may leave; the log behind it is kept only as a backlog.
+    fn release(&mut self, fx: &mut Effects) {
         while let Some((conn, seq)) = self.holds.pop(self.acked) {
             fx.push(Effect::Release { conn, seq });
         }
         self.resume_blocked(fx);
-        let keep = self.config.backlog_bytes;
-        self.log.trim(keep, self.acked.min(self.applied));
+        self.log.trim(self.config.backlog_bytes, self.acked.min(self.applied));
     }
 
     /// The barrier is held: the tail that was taken over is certain to stay, and is executed.

@@ -191,23 +191,26 @@ impl World {
             };
             let generation = p.generation;
             let id = self.number();
-            self.client_conns.insert(id, ClientConn {
-                client: c,
-                node: n,
-                generation,
-                known: false,
-                requests: VecDeque::new(),
-                running: None,
-                waiting: false,
-                held: VecDeque::new(),
-                released: 0,
-                close_after: false,
-                server_closed: false,
-                client_closed: false,
-                reply_at: 0,
-                unread: Vec::new(),
-                expected: VecDeque::new(),
-            });
+            self.client_conns.insert(
+                id,
+                ClientConn {
+                    client: c,
+                    node: n,
+                    generation,
+                    known: false,
+                    requests: VecDeque::new(),
+                    running: None,
+                    waiting: false,
+                    held: VecDeque::new(),
+                    released: 0,
+                    close_after: false,
+                    server_closed: false,
+                    client_closed: false,
+                    reply_at: 0,
+                    unread: Vec::new(),
+                    expected: VecDeque::new(),
+                },
+            );
             self.clients[c].conn = Some(id);
         }
         let commands = self.compose(c);
@@ -271,7 +274,8 @@ impl World {
         let left = self.clients[c].to_fill;
         let many = if left > 0 { 100 } else { self.dice.between(1, 3) };
         for i in 0..many {
-            let key = if left > 0 { (left as u64).saturating_sub(i) } else { self.dice.below(self.setup.fill as u64 + 20) };
+            let key =
+                if left > 0 { (left as u64).saturating_sub(i) } else { self.dice.below(self.setup.fill as u64 + 20) };
             args.push(format!("f{key}").into_bytes());
             args.push(self.value(c));
         }
@@ -281,7 +285,13 @@ impl World {
         } else if left == 0 && self.dice.chance(200) {
             let key = self.dice.below(self.setup.fill as u64 + 20);
             let ms = self.dice.between(5, 3_000);
-            args = vec![b"SET".to_vec(), format!("f{key}").into_bytes(), self.value(c), b"PX".to_vec(), ms.to_string().into_bytes()];
+            args = vec![
+                b"SET".to_vec(),
+                format!("f{key}").into_bytes(),
+                self.value(c),
+                b"PX".to_vec(),
+                ms.to_string().into_bytes(),
+            ];
         }
         Command { args, ops: Vec::new() }
     }
@@ -346,7 +356,8 @@ impl World {
         }
         let cc = self.client_conns.get_mut(&id).expect("just seen");
         if !std::mem::replace(&mut cc.known, true) {
-            let taken = self.call(n, |k, now, _| k.client_connected(now, ConnId(id), format!("c:{id}"), format!("client-{n}:1")));
+            let taken = self
+                .call(n, |k, now, _| k.client_connected(now, ConnId(id), format!("c:{id}"), format!("client-{n}:1")));
             if taken != Some(true) {
                 return self.close_client(id);
             }
@@ -367,7 +378,9 @@ impl World {
     /// Executes what has come in on a connection, until it waits.
     fn serve(&mut self, id: u64) {
         loop {
-            let Some(cc) = self.client_conns.get_mut(&id).filter(|cc| !cc.waiting && !cc.close_after && !cc.server_closed) else {
+            let Some(cc) =
+                self.client_conns.get_mut(&id).filter(|cc| !cc.waiting && !cc.close_after && !cc.server_closed)
+            else {
                 return;
             };
             let n = cc.node;
@@ -416,7 +429,9 @@ impl World {
                     cc.waiting = true;
                     cc.running = Some((batch, commands, from));
                 }
-                Next::Again => self.client_conns.get_mut(&id).expect("just seen").running = Some((batch, commands, from)),
+                Next::Again => {
+                    self.client_conns.get_mut(&id).expect("just seen").running = Some((batch, commands, from))
+                }
                 Next::CloseAfter => self.client_conns.get_mut(&id).expect("just seen").close_after = true,
             }
             self.carry_out(n, fx);
@@ -517,8 +532,12 @@ impl World {
 
     /// A process died with its clients' connections.
     pub fn end_client_connections(&mut self, n: usize, generation: u64, told: bool) {
-        let all: Vec<u64> =
-            self.client_conns.iter().filter(|(_, cc)| (cc.node, cc.generation) == (n, generation)).map(|(id, _)| *id).collect();
+        let all: Vec<u64> = self
+            .client_conns
+            .iter()
+            .filter(|(_, cc)| (cc.node, cc.generation) == (n, generation))
+            .map(|(id, _)| *id)
+            .collect();
         for id in all {
             if told {
                 self.close_client(id);
@@ -653,23 +672,26 @@ impl World {
         let Some(p) = &self.nodes[n].process else { return };
         let generation = p.generation;
         let id = self.number();
-        self.client_conns.insert(id, ClientConn {
-            client: c,
-            node: n,
-            generation,
-            known: false,
-            requests: VecDeque::new(),
-            running: None,
-            waiting: false,
-            held: VecDeque::new(),
-            released: 0,
-            close_after: false,
-            server_closed: false,
-            client_closed: false,
-            reply_at: 0,
-            unread: Vec::new(),
-            expected: VecDeque::new(),
-        });
+        self.client_conns.insert(
+            id,
+            ClientConn {
+                client: c,
+                node: n,
+                generation,
+                known: false,
+                requests: VecDeque::new(),
+                running: None,
+                waiting: false,
+                held: VecDeque::new(),
+                released: 0,
+                close_after: false,
+                server_closed: false,
+                client_closed: false,
+                reply_at: 0,
+                unread: Vec::new(),
+                expected: VecDeque::new(),
+            },
+        );
         self.clients[c].conn = Some(id);
         self.send_request(c, commands);
     }

@@ -282,7 +282,9 @@ impl World {
     pub fn spread_notices(&mut self) {
         for (session, event) in self.service.model.take_notices() {
             let owner = self.nodes.iter().position(|node| {
-                node.process.as_ref().is_some_and(|p| p.seat.client.session() == Some(session) && p.seat.client.in_contact())
+                node.process
+                    .as_ref()
+                    .is_some_and(|p| p.seat.client.session() == Some(session) && p.seat.client.in_contact())
             });
             if let Some(n) = owner {
                 self.tell(n, event);
@@ -296,16 +298,28 @@ fn brief(event: &CoordEvent) -> String {
     match event {
         CoordEvent::State(read) => match &read.state {
             Some((s, v)) => {
-                let set: Vec<String> = s.in_sync.iter().map(|m| format!("{}/{:.6}", m.id, m.copy.to_string())).collect();
+                let set: Vec<String> =
+                    s.in_sync.iter().map(|m| format!("{}/{:.6}", m.id, m.copy.to_string())).collect();
                 let (epoch, leader, why) = (s.epoch, &s.leader.id, s.change.why);
-                format!("state v{v} epoch {epoch} leader {leader} in sync [{}] {why:?} confirmed {}", set.join(" "), read.confirmed)
+                format!(
+                    "state v{v} epoch {epoch} leader {leader} in sync [{}] {why:?} confirmed {}",
+                    set.join(" "),
+                    read.confirmed
+                )
             }
             None => "state absent".to_string(),
         },
         CoordEvent::Nodes { nodes, confirmed } => {
             let all: Vec<String> = nodes
                 .iter()
-                .map(|n| format!("{}/{:.6}{}", n.registration.id, n.registration.copy.to_string(), if n.live.is_some() { "" } else { " gone" }))
+                .map(|n| {
+                    format!(
+                        "{}/{:.6}{}",
+                        n.registration.id,
+                        n.registration.copy.to_string(),
+                        if n.live.is_some() { "" } else { " gone" }
+                    )
+                })
                 .collect();
             format!("nodes [{}] confirmed {confirmed}", all.join(", "))
         }

@@ -23,7 +23,18 @@ impl World {
         }
         let total: u64 = self.setup.faults.iter().map(|(_, w)| w).sum();
         let mut at = self.dice.below(total);
-        let fault = self.setup.faults.iter().find(|(_, w)| at < *w || { at -= w; false }).expect("weights add up").0;
+        let fault = self
+            .setup
+            .faults
+            .iter()
+            .find(|(_, w)| {
+                at < *w || {
+                    at -= w;
+                    false
+                }
+            })
+            .expect("weights add up")
+            .0;
         self.strike(fault);
         let wait = self.dice.log_between(self.setup.fault_every / 8 + 1, self.setup.fault_every * 3);
         self.after(wait, What::NextFault);
@@ -70,7 +81,11 @@ impl World {
                 let wait = self.dice.log_between(20 * MS, if fault == Fault::Pause { 10_000 } else { 3_000 } * MS);
                 let until = self.t + wait;
                 let node = &mut self.nodes[n];
-                if fault == Fault::Pause { node.paused_until = until } else { node.busy_until = until }
+                if fault == Fault::Pause {
+                    node.paused_until = until
+                } else {
+                    node.busy_until = until
+                }
                 self.trace(|| format!("n{n} stands still for {} ms", wait / MS));
                 self.at(until, What::Wake(n));
                 if fault == Fault::Pause
@@ -83,7 +98,8 @@ impl World {
             Fault::Partition | Fault::OneWay => {
                 self.count(fault);
                 let until = self.t + self.dice.log_between(20 * MS, 5_000 * MS);
-                let side: Vec<bool> = (0..self.nodes.len()).map(|i| if i == n { true } else { self.dice.chance(400) }).collect();
+                let side: Vec<bool> =
+                    (0..self.nodes.len()).map(|i| if i == n { true } else { self.dice.chance(400) }).collect();
                 self.trace(|| format!("cut {side:?} until {} ms", until / MS));
                 let both = fault == Fault::Partition;
                 for a in 0..side.len() {
@@ -130,7 +146,9 @@ impl World {
                 self.service_step_soon(n);
             }
             Fault::Expire => {
-                let Some(session) = self.nodes[n].process.as_ref().and_then(|p| p.seat.client.session()) else { return };
+                let Some(session) = self.nodes[n].process.as_ref().and_then(|p| p.seat.client.session()) else {
+                    return;
+                };
                 self.count(fault);
                 self.service.model.end_session(session);
                 self.spread_notices();
@@ -152,7 +170,8 @@ impl World {
             }
             Fault::Stop => {
                 let Some(p) = &self.nodes[n].process else { return };
-                if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t {
+                if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t
+                {
                     return;
                 }
                 self.count(fault);
@@ -169,8 +188,11 @@ impl World {
         if self.dice.chance(400) {
             // It was away for so long that it takes every session for dead.
             self.coverage.hit("coordination: back, all sessions expired");
-            let sessions: Vec<_> =
-                self.nodes.iter().filter_map(|node| node.process.as_ref().and_then(|p| p.seat.client.session())).collect();
+            let sessions: Vec<_> = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.process.as_ref().and_then(|p| p.seat.client.session()))
+                .collect();
             for session in sessions {
                 self.service.model.end_session(session);
             }

@@ -83,7 +83,8 @@ pub struct Conn {
 impl Conn {
     /// A connection between two processes.
     pub fn new(dialer: (usize, u64), seat: Seat, acceptor: (usize, u64)) -> Conn {
-        let end = |(node, generation), seat| End { node, generation, seat, closed: false, write_due: false, read_due: false };
+        let end =
+            |(node, generation), seat| End { node, generation, seat, closed: false, write_due: false, read_due: false };
         Conn { ends: [end(dialer, seat), end(acceptor, Seat::Fresh)], ways: [Way::default(), Way::default()] }
     }
 

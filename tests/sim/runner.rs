@@ -99,7 +99,11 @@ pub fn replay_command(seed: u64) -> String {
 /// The text for a run that failed: what, how to repeat it, and what happened before.
 pub fn report(setup: &Setup, failure: &str) -> String {
     let again = run(setup.clone(), true);
-    let same = if again.failure.as_deref() == Some(failure) { "" } else { "\n(the traced run ended otherwise: NOT DETERMINISTIC)" };
+    let same = if again.failure.as_deref() == Some(failure) {
+        ""
+    } else {
+        "\n(the traced run ended otherwise: NOT DETERMINISTIC)"
+    };
     format!("{}\nseed {}: {failure}{same}\nreplay: {}\n", again.story, setup.seed, replay_command(setup.seed))
 }
 

@@ -183,7 +183,8 @@ impl Setup {
             let (fault, _) = FAULTS[d.below(FAULTS.len() as u64) as usize];
             s.faults.push((fault, d.between(1, 10)));
         }
-        s.config.min_in_sync = d.pick(&[MinInSync::Auto, MinInSync::Auto, MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
+        s.config.min_in_sync =
+            d.pick(&[MinInSync::Auto, MinInSync::Auto, MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
         s.backlog_bytes = d.pick(&[10_000, 10_000, 50_000, 200_000, 1 << 20]);
         s.chunk_bytes = d.pick(&[64, 2_000, 20_000]);
         s.window_bytes = d.pick(&[600, 4_000, 30_000, 200_000]);

@@ -297,7 +297,8 @@ impl World {
             Seat::Fresh => match wire::opening(&frame) {
                 Ok(Opening::Link) => {
                     let (nonce, token) = (self.dice.nonce(), self.dice.token());
-                    let link = self.call(n, |keeper, now, _| keeper.link_accepted(now, nonce, token)).expect("it may run");
+                    let link =
+                        self.call(n, |keeper, now, _| keeper.link_accepted(now, nonce, token)).expect("it may run");
                     let p = self.nodes[n].process.as_mut().expect("it may run");
                     p.links.insert(link, LinkSeat::On(conn, end));
                     self.conns.get_mut(&conn).expect("just seen").ends[end].seat = Seat::Link(link);
@@ -363,7 +364,10 @@ impl World {
                 let p = self.nodes[e.node].process_of(e.generation).expect("it reads");
                 if p.links.remove(&link).is_some() {
                     self.trace(|| format!("n{} link {link} has ended", e.node));
-                    self.keeper_event(e.node, Event::LinkDown { link, reason: "connection closed by the other side".to_string() });
+                    self.keeper_event(
+                        e.node,
+                        Event::LinkDown { link, reason: "connection closed by the other side".to_string() },
+                    );
                 }
             }
             Seat::PulseOut => self.pulse_redial(e.node, e.generation, conn),
@@ -409,7 +413,9 @@ impl World {
         let mine: Vec<(u64, usize)> = self
             .conns
             .iter()
-            .flat_map(|(id, c)| (0..2).filter(|e| (c.ends[*e].node, c.ends[*e].generation) == (n, generation)).map(|e| (*id, e)))
+            .flat_map(|(id, c)| {
+                (0..2).filter(|e| (c.ends[*e].node, c.ends[*e].generation) == (n, generation)).map(|e| (*id, e))
+            })
             .collect();
         for (conn, end) in mine {
             if told {

@@ -547,7 +547,9 @@ impl World {
                 Effect::PulseStop if self.setup.lie == Lie::EchoWhileFrozen => {}
                 Effect::PulseStop => self.pulse_to(n, None),
                 Effect::Coord(request) => {
-                    self.trace(|| format!("n{n} asks {}", format!("{request:?}").chars().take(110).collect::<String>()));
+                    self.trace(|| {
+                        format!("n{n} asks {}", format!("{request:?}").chars().take(110).collect::<String>())
+                    });
                     self.service_submit(n, *request);
                 }
                 Effect::Release { conn, seq } => self.release(n, conn.0, seq),
@@ -561,7 +563,8 @@ impl World {
                 }
                 Effect::CloseClients => {
                     self.coverage.hit("clients closed");
-                    let all: Vec<u64> = self.client_conns.iter().filter(|(_, cc)| cc.node == n).map(|(id, _)| *id).collect();
+                    let all: Vec<u64> =
+                        self.client_conns.iter().filter(|(_, cc)| cc.node == n).map(|(id, _)| *id).collect();
                     all.into_iter().for_each(|cc| self.close_client(cc));
                 }
                 Effect::Exit { reason } => self.fail(format!("n{n} exits: {reason}")),
@@ -620,9 +623,9 @@ impl World {
     /// The ready leader of the present epoch, if there is one.
     pub fn leader(&self) -> Option<usize> {
         let (state, _) = self.service.model.state().state?;
-        self.nodes.iter().position(|node| {
-            node.keeper().is_some_and(|k| k.role() == Role::Leader && *k.me() == state.leader)
-        })
+        self.nodes
+            .iter()
+            .position(|node| node.keeper().is_some_and(|k| k.role() == Role::Leader && *k.me() == state.leader))
     }
 
     /// Whether this kind of fault is let loose in this run.

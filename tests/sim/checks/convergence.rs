@@ -37,7 +37,10 @@ pub fn check(world: &mut World) -> Result<(), String> {
     world.run_until(world.t + 2_500 * MS)?;
     while let Some(what) = missing(world) {
         if world.t >= deadline {
-            return Err(format!("convergence: not whole {} ms after the faults were lifted: {what}", world.setup.heal_phase / MS));
+            return Err(format!(
+                "convergence: not whole {} ms after the faults were lifted: {what}",
+                world.setup.heal_phase / MS
+            ));
         }
         world.run_until(world.t + 50 * MS)?;
     }

@@ -18,7 +18,10 @@ impl Leases {
         let stood = std::mem::replace(self.0.entry(n).or_insert(false), stands);
         let now = node.clock.boot(view.t);
         if stands && !stood && keeper.promised() > now {
-            return Err(format!("leases: n{n} stands {} ms before its promise is over", (keeper.promised().0 - now.0) / 1_000_000));
+            return Err(format!(
+                "leases: n{n} stands {} ms before its promise is over",
+                (keeper.promised().0 - now.0) / 1_000_000
+            ));
         }
         Ok(())
     }
@@ -29,7 +32,9 @@ pub fn covered(view: &View<'_>) -> Result<(), String> {
     for (n, node) in view.nodes.iter().enumerate() {
         let Some(keeper) = node.keeper().filter(|k| k.leadership().is_some()) else { continue };
         for member in keeper.effective_set() {
-            let Some(lease) = keeper.lease_from(member.copy).filter(|until| *until > node.clock.boot(view.t)) else { continue };
+            let Some(lease) = keeper.lease_from(member.copy).filter(|until| *until > node.clock.boot(view.t)) else {
+                continue;
+            };
             let holder = view.nodes.iter().enumerate().find(|(_, m)| m.keeper().is_some_and(|k| *k.me() == member));
             let Some((m, holder)) = holder else { continue };
             let promised = holder.keeper().expect("just seen").promised();

@@ -184,7 +184,10 @@ fn search(key: &str, known: &[Step<'_>], open: &[Step<'_>]) -> Result<(), String
 
 /// The operations around the place where no order was found.
 fn story(key: &str, known: &[Step<'_>], open: &[Step<'_>], best: usize, low: usize) -> String {
-    let mut text = format!("linearizable: no order of the operations on {key} explains the answers; {best} of {} fit, then:\n", known.len());
+    let mut text = format!(
+        "linearizable: no order of the operations on {key} explains the answers; {best} of {} fit, then:\n",
+        known.len()
+    );
     let near = known.iter().skip(low.saturating_sub(12)).take(28);
     for step in near {
         text += &line(step);
@@ -267,7 +270,13 @@ fn counter(ops: &[Op]) -> Result<(), String> {
         if to > begun {
             return Err(format!("linearizable: {COUNTER}: {to} was answered after {begun} increments"));
         }
-        places.push(Place { invoked: op.invoked, returned: op.returned, from, to, what: format!("{:?} -> {to}", op.call) });
+        places.push(Place {
+            invoked: op.invoked,
+            returned: op.returned,
+            from,
+            to,
+            what: format!("{:?} -> {to}", op.call),
+        });
     }
     in_real_time(COUNTER, places)
 }
@@ -303,7 +312,10 @@ fn appended(ops: &[Op], list: &[u8]) -> Result<(), String> {
             (Call::Get, Answer::Value(v)) => {
                 let value = v.as_deref().unwrap_or_default();
                 if !list.starts_with(value) {
-                    return Err(format!("linearizable: {LIST}: a value of {} bytes was read that was lost later", value.len()));
+                    return Err(format!(
+                        "linearizable: {LIST}: a value of {} bytes was read that was lost later",
+                        value.len()
+                    ));
                 }
                 (value.len() as u64, value.len() as u64)
             }

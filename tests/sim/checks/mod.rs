@@ -143,7 +143,14 @@ impl Checks {
     ///
     /// # Errors
     /// As [`Checks::after_call`].
-    pub fn replica_read(&self, n: usize, applied: Offset, clock: Wall, key: &[u8], got: Option<Vec<u8>>) -> Result<(), String> {
+    pub fn replica_read(
+        &self,
+        n: usize,
+        applied: Offset,
+        clock: Wall,
+        key: &[u8],
+        got: Option<Vec<u8>>,
+    ) -> Result<(), String> {
         stores::replica_read(n, applied, clock, key, got, &self.history)
     }
 

@@ -37,7 +37,10 @@ impl OneHistory {
                 let before = log.epoch_of(before).unwrap_or(log.base().epoch);
                 let (known, past) = self.entries.entry(at).or_insert_with(|| (entry.clone(), before));
                 if (known.clock, &known.mutations, *past) != (entry.clock, &entry.mutations, before) {
-                    return Err(format!("one history: entry {epoch}:{} of n{n} differs from the one seen before", entry.offset));
+                    return Err(format!(
+                        "one history: entry {epoch}:{} of n{n} differs from the one seen before",
+                        entry.offset
+                    ));
                 }
             }
         }
@@ -74,7 +77,10 @@ impl OneHistory {
             at = Position { epoch: *before, offset: Offset(at.offset.0 - 1) };
         }
         if history.epoch_of(at.offset).is_some_and(|e| e != at.epoch) {
-            return Err(format!("one history: n{n} acknowledged entries after {at}, the history has {:?}", history.epoch_of(at.offset)));
+            return Err(format!(
+                "one history: n{n} acknowledged entries after {at}, the history has {:?}",
+                history.epoch_of(at.offset)
+            ));
         }
         for (epoch, entry) in path.into_iter().rev().take_while(|(_, e)| e.offset <= acked) {
             history.push(epoch, entry);

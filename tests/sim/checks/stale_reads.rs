@@ -19,7 +19,10 @@ pub fn check(view: &View<'_>, history: &History) -> Result<(), String> {
             && ends.1 > keeper.log().base().offset
             && keeper.log().epoch_of(ends.1) != history.epoch_of(ends.1)
         {
-            return Err(format!("stale reads: n{n} would read a history that ends at {}, with another entry {}", ends.0, ends.1));
+            return Err(format!(
+                "stale reads: n{n} would read a history that ends at {}, with another entry {}",
+                ends.0, ends.1
+            ));
         }
     }
     Ok(())

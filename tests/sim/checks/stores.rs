@@ -22,7 +22,13 @@ const EVERY: u64 = 400 * MS;
 pub struct Stores(PerNode<(u64, bool)>);
 
 impl Stores {
-    pub fn look(&mut self, n: usize, view: &View<'_>, history: &History, coverage: &mut Coverage) -> Result<(), String> {
+    pub fn look(
+        &mut self,
+        n: usize,
+        view: &View<'_>,
+        history: &History,
+        coverage: &mut Coverage,
+    ) -> Result<(), String> {
         let Some(keeper) = view.nodes[n].keeper() else { return Ok(()) };
         let may_read = keeper.replica_may_read();
         let (at, could) = self.0.get(&n).copied().unwrap_or_default();
@@ -59,7 +65,9 @@ pub fn compare(n: usize, keeper: &Keeper, history: &History, offset: Offset) -> 
     }
     let wrong = must.iter().find(|(k, v)| is.get(*k) != Some(v)).map(|(k, _)| k);
     let key = wrong.or_else(|| is.keys().find(|k| !must.contains_key(*k))).expect("they differ");
-    let short = |held: Option<&Held>| held.map(|(v, e)| (String::from_utf8_lossy(&v[..v.len().min(40)]).to_string(), v.len(), *e));
+    let short = |held: Option<&Held>| {
+        held.map(|(v, e)| (String::from_utf8_lossy(&v[..v.len().min(40)]).to_string(), v.len(), *e))
+    };
     Err(format!(
         "stores: n{n} at {offset} holds {} keys, must hold {}; {:?} is {:?}, must be {:?}",
         is.len(),

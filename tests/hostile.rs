@@ -1,0 +1,165 @@
+//! Clients that send what no client should, or only half of it, many of them at once: everybody else is served meanwhile, the
+//! process does not grow, nobody is elected.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use support::client::{Client, Reply};
+use support::cluster::{Calm, Cluster, Process, alone};
+
+/// Connections per kind of offence.
+const MANY: usize = 30;
+/// Most that the process may grow by.
+const GROWTH_MAX: u64 = 2 << 20;
+/// Most time that a PING beside them may take.
+const PING_MAX: Duration = Duration::from_secs(1);
+/// Nested arrays of one request.
+const DEPTH: usize = 200_000;
+
+/// What a node does with an offence.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// Says why, and closes.
+    Closes,
+    /// Waits for the rest.
+    Waits,
+}
+
+/// Bytes that mean nothing, the same in each run.
+fn garbage(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // No line end: lines would be taken for inline commands, one by one.
+        bytes.extend(state.to_le_bytes().iter().filter(|byte| **byte != b'\n' && **byte != b'\r'));
+    }
+    bytes
+}
+
+fn offences() -> Vec<(&'static str, Vec<u8>, Then)> {
+    vec![
+        ("garbage", [b"*3\r\n".to_vec(), garbage(100 << 10), b"\r\n".to_vec()].concat(), Then::Closes),
+        ("garbage without an end", garbage(100 << 10), Then::Closes),
+        ("a bulk of 10 GB", b"*2\r\n$3\r\nGET\r\n$10000000000\r\nabc".to_vec(), Then::Closes),
+        ("a negative bulk", b"*1\r\n$-5\r\n".to_vec(), Then::Closes),
+        ("10 billion arguments", b"*10000000000\r\n$3\r\nGET\r\n".to_vec(), Then::Closes),
+        ("nested arrays", b"*1\r\n".repeat(DEPTH), Then::Closes),
+        ("another protocol", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Then::Waits),
+        ("half a length", b"*3\r\n$3\r\nSET\r\n$1".to_vec(), Then::Waits),
+        ("half a value", b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$100\r\nabcdef".to_vec(), Then::Waits),
+        ("the start of 512 MiB", b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$536870912\r\nabcdef".to_vec(), Then::Waits),
+        ("an inline command without an end", b"SET half xxxxxxxxxxxxxxxxx".to_vec(), Then::Waits),
+        ("nothing", Vec::new(), Then::Waits),
+    ]
+}
+
+/// Commits an offence; returns the connection if the node waits for more.
+fn offend(node: SocketAddr, (name, bytes, then): &(&'static str, Vec<u8>, Then)) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(node).unwrap_or_else(|e| panic!("{name}: no connection: {e}"));
+    let patience = Some(Duration::from_secs(20));
+    stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)).expect("timeouts above zero");
+    // The node may close before it has read all of it.
+    let sent = stream.write_all(bytes);
+    if *then == Then::Waits {
+        sent.unwrap_or_else(|e| panic!("{name}: the node closed the connection: {e}"));
+        return Some(stream);
+    }
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("-ERR Protocol error: "), "{name}: {answer:?}, then {end:?}");
+    assert!(answer.len() < 300 && answer.ends_with("\r\n"), "{name}: {answer:?}");
+    None
+}
+
+/// Pings until told to stop; the slowest reply, and the most memory that the process had.
+fn watch(node: SocketAddr, process: &Process, stop: &AtomicBool) -> (Duration, u64, usize) {
+    let mut client = Client::connect(node).expect("a connection");
+    let (mut slowest, mut most, mut pings) = (Duration::ZERO, 0, 0);
+    while !stop.load(Ordering::SeqCst) {
+        let asked = Instant::now();
+        assert_eq!(client.call("PING").text(), "PONG");
+        slowest = slowest.max(asked.elapsed());
+        most = most.max(process.resident());
+        pings += 1;
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    (slowest, most, pings)
+}
+
+#[test]
+fn hostile_clients_harm_nobody() {
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    let (leader, _) = cluster.roles();
+    let offences = offences();
+    // Once without counting: code is loaded and threads get their buffers when something happens for the first time.
+    let held: Vec<Option<TcpStream>> = offences.iter().map(|offence| offend(leader.addr, offence)).collect();
+    drop(held);
+    assert!(leader.client().call("SET warm up").is_ok());
+
+    let calm = Calm::now(&cluster);
+    let before = leader.process.resident();
+    let stop = AtomicBool::new(false);
+    let (slowest, most, pings) = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| watch(leader.addr, &leader.process, &stop));
+        let offenders: Vec<_> = offences
+            .iter()
+            .map(|offence| {
+                scope.spawn(move || (0..MANY).map(|_| offend(leader.addr, offence)).collect::<Vec<Option<TcpStream>>>())
+            })
+            .collect();
+        let held: Vec<_> = offenders.into_iter().map(|offender| offender.join().expect("an answer to each offence")).collect();
+        // Those who stopped half-way still hold their connections.
+        assert!(leader.client().call("SET meanwhile served").is_ok());
+        calm.assert_still(&cluster);
+        drop(held);
+        stop.store(true, Ordering::SeqCst);
+        pings.join().expect("PONG to each PING")
+    });
+    let growth = most.saturating_sub(before);
+    println!("{pings} PINGs, the slowest took {slowest:?}; memory grew by {} KiB", growth >> 10);
+    assert!(pings > 10, "{pings} PINGs");
+    assert!(slowest < PING_MAX, "a PING took {slowest:?}");
+    assert!(growth < GROWTH_MAX, "memory grew by {growth} bytes, from {before}");
+    assert_eq!(leader.client().call("EXISTS half"), Reply::Integer(0), "half a command is none");
+    calm.assert_still(&cluster);
+    cluster.finish(&[]);
+}
+
+#[test]
+fn wrong_commands_are_answered_and_the_connection_lives() {
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    let (leader, _) = cluster.roles();
+    let mut client = leader.client();
+    assert!(client.call("SET text abc").is_ok());
+    for (words, wanted) in [
+        ("nonsense", "ERR unknown command 'nonsense', with args beginning with: "),
+        ("nonsense a b", "ERR unknown command 'nonsense', with args beginning with: 'a' 'b' "),
+        ("GET", "ERR wrong number of arguments for 'get' command"),
+        ("SET a", "ERR wrong number of arguments for 'set' command"),
+        ("SET a b EX", "ERR syntax error"),
+        ("SET a b EX 0", "ERR invalid expire time in 'set' command"),
+        ("INCR text", "ERR value is not an integer or out of range"),
+        ("SELECT 1", "ERR "),
+        ("CLIENT nonsense", "ERR unknown subcommand 'nonsense'. Try CLIENT HELP."),
+        ("CLUSTER nonsense", "ERR unknown subcommand 'nonsense'. Try CLUSTER HELP."),
+    ] {
+        let reply = client.call(words);
+        assert!(reply.error().starts_with(wanted), "{words}: {reply:?}");
+    }
+    client.send(b"no such inline command\r\nPING\r\n").expect("the connection lives");
+    assert!(client.receive().expect("a reply").error().starts_with("ERR unknown command 'no'"));
+    assert_eq!(client.receive().expect("a reply").text(), "PONG");
+    client.send(b"\r\n\r\nPING\r\n").expect("the connection lives");
+    assert_eq!(client.receive().expect("a reply").text(), "PONG");
+    cluster.finish(&[]);
+}
