@@ -72,6 +72,12 @@ impl Keeper {
         effective(&known.state, self.pending.as_ref().map(|p| &p.want)).into_iter().cloned().collect()
     }
 
+    /// The learner that this leader waits for, because it is about to be taken in.
+    #[must_use]
+    pub fn admitting(&self) -> Option<CopyId> {
+        self.leading.as_ref()?.admitting.map(|(copy, _)| copy)
+    }
+
     /// Whether this node would answer a read as the leader now.
     #[must_use]
     pub fn leader_may_read(&self, now: Now) -> bool {

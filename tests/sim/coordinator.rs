@@ -69,6 +69,9 @@ impl World {
 
     fn service_delay(&mut self) -> u64 {
         let (low, high) = self.setup.service_delay;
+        if self.dice.chance(self.setup.service_hangs) {
+            return self.dice.log_between(high, 10_000 * MS);
+        }
         self.dice.log_between(low, high)
     }
 

@@ -2,6 +2,56 @@
 
 use std::collections::BTreeMap;
 
+/// What 200 seeds have to reach, beside every fault.
+pub const REQUIRED: &[&str] = &[
+    "beat not answered",
+    "change lost",
+    "client closed: nothing was acknowledged in time",
+    "client lost patience",
+    "clients closed",
+    "command waited",
+    "coordination: answer of a change lost",
+    "coordination: back, all sessions expired",
+    "coordination: change of a dead process landed",
+    "coordination: session expired",
+    "coordination: stale read",
+    "copy cannot be continued",
+    "copy given up",
+    "deaf link closed",
+    "dial refused",
+    "dial timed out",
+    "leader stepped down",
+    "learner waited for",
+    "outcome unknown",
+    "read answered by a replica",
+    "replies held",
+    "reply: CLUSTERDOWN",
+    "reply: LOADING",
+    "reply: MOVED",
+    "reply: NOREPLICAS",
+    "reply: TRYAGAIN",
+    "resync: full begun",
+    "resync: full complete",
+    "resync: full interrupted",
+    "resync: full overtaken by an election",
+    "resync: partial",
+    "resync: partial with truncation",
+    "role: candidate -> joining",
+    "role: candidate -> leading",
+    "role: candidate -> replica",
+    "role: leader -> joining",
+    "role: leading -> joining",
+    "role: leading -> leader",
+    "role: replica -> candidate",
+    "role: replica -> syncing",
+    "role: syncing -> replica",
+    "set expanded",
+    "set shrunk",
+    "started over after total loss",
+    "store of a follower compared",
+    "writer waits for a slow reader",
+];
+
 /// Counters by name.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage(BTreeMap<String, u64>);

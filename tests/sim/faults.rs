@@ -206,7 +206,7 @@ impl World {
         self.trace(|| "=== faults are lifted".to_string());
         self.faulty = false;
         let t = self.t;
-        self.setup.answers_lost = 0;
+        (self.setup.answers_lost, self.setup.service_hangs) = (0, 0);
         if self.service.down_until > t {
             self.service.down_until = t;
             self.on_service_back();

@@ -21,12 +21,17 @@ mod history;
 mod lies;
 mod network;
 mod runner;
+mod seeds;
 mod setup;
 mod transport;
 mod world;
 
+use crate::coverage::REQUIRED;
 use crate::runner::{report, run, run_all};
 use crate::setup::Setup;
+
+/// Seeds of a usual run.
+const SEEDS: u64 = 200;
 
 fn number_from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -55,7 +60,7 @@ fn equal_seeds_give_equal_runs() {
 
 #[test]
 fn clusters_under_faults_keep_every_invariant() {
-    let seeds = number_from_env("DATAKEEPER_SIM_SEEDS").unwrap_or(200);
+    let seeds = number_from_env("DATAKEEPER_SIM_SEEDS").unwrap_or(SEEDS);
     let first = number_from_env("DATAKEEPER_SIM_FIRST").unwrap_or(1_000);
     let failures_max = number_from_env("DATAKEEPER_SIM_FAILURES").unwrap_or(1) as usize;
     let (coverage, failures) = run_all(Setup::of, first..first + seeds, 2, failures_max);
@@ -65,6 +70,11 @@ fn clusters_under_faults_keep_every_invariant() {
     }
     if let Some((seed, failure)) = failures.first() {
         panic!("{}", report(&Setup::of(*seed), failure));
+    }
+    if seeds >= SEEDS {
+        let faults: Vec<&str> = setup::FAULTS.iter().map(|(_, name)| *name).collect();
+        let missing = [coverage.missing(REQUIRED), coverage.missing(&faults)].concat();
+        assert!(missing.is_empty(), "{seeds} seeds never came to: {missing:?}");
     }
 }
 

@@ -114,6 +114,8 @@ pub struct Setup {
     pub cuts: u64,
     /// Shortest and longest time between a request to the coordination service and its effect, ns; as long again to the answer.
     pub service_delay: (u64, u64),
+    /// Per mille of requests and answers of the service that take up to 10 s.
+    pub service_hangs: u64,
     /// Per mille of answers of the service that are lost with the connection.
     pub answers_lost: u64,
     /// Per mille of new sessions that read old data at first.
@@ -154,6 +156,7 @@ impl Setup {
             bandwidth: 100_000,
             cuts: 300,
             service_delay: (MS, 4 * MS),
+            service_hangs: 0,
             answers_lost: 0,
             stale_reads: 0,
             session_timeout: 3_000 * MS,
@@ -190,6 +193,7 @@ impl Setup {
         s.bandwidth = d.pick(&[300, 2_000, 20_000, 200_000]);
         s.cuts = d.pick(&[0, 100, 600]);
         s.service_delay = d.pick(&[(MS / 2, 2 * MS), (MS, 20 * MS), (5 * MS, 400 * MS)]);
+        s.service_hangs = d.pick(&[0, 0, 5, 50]);
         s.answers_lost = d.pick(&[0, 0, 50, 300]);
         s.stale_reads = d.pick(&[0, 300, 900]);
         s.session_timeout = d.between(1_000, 4_000) * MS;

@@ -89,6 +89,9 @@ impl Checks {
         if grown {
             coverage.hit("acknowledged");
         }
+        if keeper.admitting().is_some() {
+            coverage.hit("learner waited for");
+        }
         self.applied.check(n, keeper, &self.history)?;
         stale_reads::check(view, &self.history)?;
         completeness::check(view, &self.history)?;

@@ -1,0 +1,25 @@
+//! Seeds that once failed, each with its story. They stay, although later changes make other histories of them.
+
+use crate::runner::{report, run};
+use crate::setup::Setup;
+
+fn holds(seed: u64) {
+    let setup = Setup::of(seed);
+    if let Some(failure) = run(setup.clone(), false).failure {
+        panic!("{}", report(&setup, &failure));
+    }
+}
+
+#[test]
+fn a_copy_given_up_while_another_leader_is_taken_up_joins_again() {
+    // The wipe was planned, then a new epoch was followed, whose dial was put off until the wipe, and for ever after it.
+    holds(1_011);
+    holds(1_026);
+}
+
+#[test]
+fn a_learner_comes_in_under_a_steady_stream_of_writes() {
+    // A leader that is alone holds each entry at once: the learner never had all that was held.
+    holds(1_003);
+    holds(1_059);
+}
