@@ -75,3 +75,34 @@ fn when_every_holder_has_restarted_empty_the_cluster_starts_over_loudly_and_not_
     assert!(world.notices().iter().any(|n| n.contains("ALL DATA ARE LOST")));
     world.run_until("all three in sync", 5_000, |w| w.in_sync() == 3);
 }
+
+#[test]
+fn reads_go_on_below_the_minimum_also_when_keys_expire() {
+    let mut world = three();
+    assert_eq!(world.ask(0, &["SET", "live", "v"]), "+OK\r\n");
+    for i in 0..50 {
+        assert_eq!(world.ask(0, &["SET", &format!("gone{i}"), "v", "PX", "100"]), "+OK\r\n");
+    }
+    world.crash(1);
+    world.crash(2);
+    world.run(2_000);
+    assert_eq!(world.ask(0, &["SET", "live", "w"]), "-NOREPLICAS Not enough good replicas to write.\r\n");
+    assert_eq!(world.ask(0, &["GET", "gone7"]), "$-1\r\n");
+    assert_eq!(world.ask(0, &["GET", "live"]), "$1\r\nv\r\n");
+}
+
+#[test]
+fn state_deleted_under_a_running_cluster_halts_its_nodes_loudly() {
+    let mut world = three();
+    world.model.delete_state();
+    world.settle();
+    world.run_until("every node halted", 2_000, |w| (0..3).all(|i| w.role(i) == Role::Halted));
+    assert!(world.ask(0, &["GET", "before1"]).starts_with("-CLUSTERDOWN This node is halted"));
+    assert!(world.notices().iter().any(|n| n.contains("/state is gone")));
+}
+
+#[test]
+fn an_http_request_ends_the_connection() {
+    let mut world = three();
+    assert!(world.ask(0, &["POST", "/", "HTTP/1.1"]).starts_with("-ERR unknown command 'POST'"));
+}

@@ -28,8 +28,6 @@ pub const FRAME_HEADER_BYTES_MAX: usize = 256;
 pub const MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + (64 << 20);
 /// Bytes put on one link per turn of its writer, so that the lock is held briefly.
 pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
-/// Bytes of log and snapshot that may be on their way to one learner unacknowledged before the leader waits for it.
-pub const LINK_WINDOW_BYTES: usize = 16 << 20;
 /// Epochs remembered in the epoch table; a peer that is further behind resyncs fully.
 pub const EPOCHS_MAX: usize = 1_000;
 /// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.

@@ -45,6 +45,9 @@ impl Keeper {
             }),
             CoordEvent::State(read) => self.on_state(now, read, fx),
             CoordEvent::Unreadable { reason } => {
+                if std::mem::take(&mut self.wipe_confirming) {
+                    self.wipe_due = Some(now.boot.plus_ms(HOLD_MS));
+                }
                 fx.push(Notice::error(format!("coordination data is not usable: {reason}")));
             }
             CoordEvent::Nodes { nodes, confirmed } => {
@@ -107,7 +110,10 @@ impl Keeper {
         }
         if !self.config.bootstrap || someone_holds {
             let why = if someone_holds { "a live node holds data" } else { "bootstrap: never" };
-            fx.push(Notice::warn(format!("/state is absent and is not created by this node: {why}")));
+            let text = format!("/state is absent and is not created by this node: {why}");
+            if self.told.is_news(now.boot, &text) {
+                fx.push(Notice::warn(text));
+            }
             return;
         }
         let dataset = DatasetId(self.rng.next_u128());
@@ -145,6 +151,26 @@ impl Keeper {
         }
     }
 
+    /// Nodes whose copy counts and has not been replaced by a new one, as far as the directory says.
+    fn copies_waited_for(&self) -> Vec<String> {
+        let Some(known) = &self.known else { return Vec::new() };
+        let replaced = |(id, copy): &(&NodeId, CopyId)| {
+            self.nodes.iter().any(|n| n.registration.id == **id && n.registration.copy != *copy)
+        };
+        let mut names: Vec<String> =
+            known.state.counted_copies().filter(|c| !replaced(c)).map(|(id, _)| id.to_string()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What an empty node without a leader waits for, for operators; `None` if it does not.
+    pub(super) fn wait_for_loss(&self) -> Option<String> {
+        let missing = self.copies_waited_for();
+        (self.may_prove_loss() && !missing.is_empty())
+            .then(|| format!("no leader: waiting for {}, whose memory may hold the data", missing.join(", ")))
+    }
+
     /// Total loss is proven when every copy that counts is registered under another copy id by now, and no live node holds
     /// data (the directory was read after `/state`, both after a sync). The compare-and-set names every version that the
     /// proof rests on. Until it is resolved this node takes nothing in (R4).
@@ -153,10 +179,14 @@ impl Keeper {
             return;
         }
         let known = self.known.as_ref().expect("may_prove_loss looked");
-        let replaced = |(id, copy): (&NodeId, CopyId)| {
-            self.nodes.iter().any(|n| n.registration.id == *id && n.registration.copy != copy)
-        };
-        let all_gone = known.state.counted_copies().all(replaced);
+        let missing = self.copies_waited_for();
+        let all_gone = missing.is_empty();
+        if !all_gone {
+            let text = format!("no leader, and this node is empty: waiting for {}, whose memory may hold the data", missing.join(", "));
+            if self.told.is_news(now.boot, &text) {
+                fx.push(Notice::warn(text));
+            }
+        }
         let mut live: Vec<_> = self.nodes.iter().filter(|n| n.live.is_some()).map(|n| &n.registration).collect();
         if !all_gone || live.iter().any(|r| !r.empty) {
             return;
@@ -190,6 +220,8 @@ impl Keeper {
                 // The node was deleted under a running cluster: nothing is built on that.
                 if read.confirmed {
                     self.halt(now, "/state is gone from the coordination service", fx);
+                } else {
+                    fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             } else if read.confirmed && self.role == Role::Starting {
                 self.role = Role::Joining;
@@ -282,6 +314,11 @@ impl Keeper {
             }
             CasOutcome::Lost => {
                 fx.push(Notice::info(format!("lost the change {} of epoch {}", id, pending.want.epoch)));
+                // Whatever won, or whether there is still anything to win: the next attempt waits for a confirmed read of it.
+                self.stand_after = now.boot.plus_ms(self.shared.promise_ms);
+                if self.known.is_some() {
+                    fx.push(Effect::coord(CoordRequest::Confirm));
+                }
                 if self.leading.is_some() {
                     self.step_down(now, "a foreign change won over ours", fx);
                 } else if self.known.is_some() {
@@ -308,7 +345,7 @@ impl Keeper {
         }
         let leader = &known.state.leader;
         let rank = known.state.in_sync.iter().filter(|m| *m != leader).position(|m| *m == self.me).unwrap_or(0);
-        Some(self.pulse.lock().promised().plus_ms(rank as u64 * RANK_STEP_MS))
+        Some(self.pulse.lock().promised().max(self.stand_after).plus_ms(rank as u64 * RANK_STEP_MS))
     }
 
     /// The promise to the leader is over and nothing was heard: freeze, then ask for the leadership.

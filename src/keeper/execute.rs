@@ -6,13 +6,14 @@
 
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Offset};
-use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
+use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{CommandSpec, Ctx, Done, Exec, Flag, keys_of, resolve, slot};
+use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
-use super::admission::{Gate, Gates};
+use super::admission::{Gate, Gates, Refusal};
 use super::session::{Flow, Session, host_and_port};
 use super::{Acks, Effects, Keeper};
 
@@ -150,7 +151,10 @@ impl Keeper {
                 let text = error.text();
                 self.stats.error(&text);
                 Reply::new(out, protocol).error(&text);
-                return Outcome::Next;
+                // An HTTP request, which a page in somebody's browser can send here: its body is not to be taken for commands.
+                let name = args.get(0);
+                let http = name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
+                return if http { Outcome::Stop(Next::CloseAfter) } else { Outcome::Next };
             }
         };
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
@@ -178,7 +182,7 @@ impl Keeper {
                     reply: Reply::new(out, protocol),
                     log: &mut self.scratch,
                     clock: if on_keys { self.clock } else { now.wall },
-                    expire: self.role == Role::Leader,
+                    expire: self.may_expire(),
                     first_key,
                     slice: &mut session.slice,
                     emitted: 0,
@@ -257,9 +261,13 @@ impl Keeper {
                     Reply::new(out, protocol).error(&format!("MOVED {} {host}:{port}", key.map_or(0, slot)));
                     return Some(Outcome::Next);
                 }
-                super::admission::Refusal::NoLeader
+                Refusal::NoLeader
             }
             Gate::Wait(refusal) => {
+                if refusal == Refusal::Backlog && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS)) {
+                    // A very large value is on its way to the replicas: as long as it moves, there is an end to the wait.
+                    session.wait_until = None;
+                }
                 if self.may_wait(now, conn, &mut session.wait_until) {
                     return Some(Outcome::Stop(Next::Wait));
                 }
@@ -309,9 +317,19 @@ impl Keeper {
         }
     }
 
+    /// Whether an expired key is deleted by a logged entry. A leader with too small a set only hides it: the entry could not be
+    /// acknowledged, and every read that it touches would wait for it.
+    fn may_expire(&self) -> bool {
+        let pending = self.pending.as_ref().map(|p| &p.want);
+        self.role == Role::Leader && self.known.as_ref().is_some_and(|k| may_commit(&k.state, pending))
+    }
+
     /// Deletes some of the keys whose time has come, as one entry.
     pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) {
         self.clock = self.clock.max(now.wall);
+        if !self.may_expire() {
+            return;
+        }
         let mut due: Vec<Box<[u8]>> = Vec::new();
         self.store.due(self.clock, 1_000, &mut |key| due.push(key.into()));
         if due.is_empty() {

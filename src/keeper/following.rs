@@ -106,6 +106,11 @@ impl Keeper {
         }
         if let Some(link) = f.link {
             // While there is a link this is the time to look whether it still says anything.
+            let late = f.retry_at != Boot(0) && now.boot.ms_since(f.retry_at) > self.shared.suspect_ms;
+            if late {
+                // This node itself stood still: what the leader said meanwhile may still wait in the socket.
+                f.heard = now.boot;
+            }
             let deaf_at = f.heard.plus_ms(self.shared.promise_ms * 2);
             f.retry_at = deaf_at;
             if now.boot >= deaf_at {

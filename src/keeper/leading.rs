@@ -89,6 +89,8 @@ pub(super) struct Leading {
     pub progress: Boot,
     /// When members are looked at next.
     pub members_at: Boot,
+    /// This node was itself away: silence before is not held against anybody until then.
+    pub judge_at: Boot,
 }
 
 impl Leading {
@@ -102,6 +104,9 @@ impl Leading {
 
 /// Members are looked at this often, ms.
 const MEMBERS_MS: u64 = 10;
+/// A look that comes later than planned by more than this means that this node stood still: what its members said meanwhile may
+/// still wait in its sockets.
+const STALLED_MS: u64 = 100;
 
 impl Keeper {
     /// Begins a leadership that `/state` has granted.
@@ -134,6 +139,7 @@ impl Keeper {
             beat_at: now.boot,
             progress: now.boot,
             members_at: now.boot,
+            judge_at: now.boot,
         });
         fx.push(Notice::info(format!("granted epoch {epoch}, barrier at {barrier}")));
     }
@@ -267,6 +273,9 @@ impl Keeper {
         if now.boot < leading.members_at {
             return;
         }
+        if now.boot.ms_since(leading.members_at) > STALLED_MS {
+            leading.judge_at = now.boot.plus_ms(self.shared.suspect_ms);
+        }
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
         self.end_admission(now, fx);
@@ -286,6 +295,9 @@ impl Keeper {
     fn close_deaf_links(&mut self, now: Now, fx: &mut Effects) {
         let leading = self.leading.as_ref().expect("leads");
         let limit = self.shared.promise_ms * 2;
+        if now.boot < leading.judge_at {
+            return;
+        }
         let deaf: Vec<LinkId> =
             leading.followers.values().filter(|f| now.boot.ms_since(f.heard) > limit).filter_map(|f| f.link).collect();
         for link in deaf {
@@ -308,9 +320,10 @@ impl Keeper {
             let heard = f.heard.max(self.pulse.lock().heard_at(member.copy).unwrap_or(Boot(0)));
             let gone = f.link.is_none() && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
             let slow = f.marks.front().is_some_and(|(_, sent)| now.boot.ms_since(*sent) > SLOW_MS);
-            if gone || slow || leading.unname.contains(&member.copy) {
+            let judged = now.boot >= leading.judge_at;
+            if gone || (slow && judged) || leading.unname.contains(&member.copy) {
                 out.push(member.copy);
-            } else if now.boot >= heard.plus_ms(suspect) {
+            } else if now.boot >= heard.plus_ms(suspect) && judged {
                 silent.push(member.copy);
                 longest = longest.min(heard);
             }
@@ -328,7 +341,10 @@ impl Keeper {
         let Some(want) = want else { return false };
         let names: Vec<&str> =
             state.in_sync.iter().filter(|m| !want.in_sync.contains(m)).map(|m| m.id.as_str()).collect();
-        fx.push(Notice::warn(format!("taking {} out of the in-sync set", names.join(", "))));
+        fx.push(Notice::warn(match (&names[..], drop_fallback) {
+            ([], Some(copy)) => format!("un-naming copy {copy}, which has to resync fully"),
+            _ => format!("taking {} out of the in-sync set", names.join(", ")),
+        }));
         self.cas(want, false, fx);
         true
     }

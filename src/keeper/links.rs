@@ -250,8 +250,9 @@ impl Keeper {
         match self.judge(now, link, hello, fx) {
             Ok(()) => {}
             Err(refused) => {
-                if refused.reason != Reason::NotLeader {
-                    fx.push(Notice::warn(format!("refused {} (copy {}): {}", hello.node, hello.copy, refused.text)));
+                let text = format!("refused {} (copy {}): {}", hello.node, hello.copy, refused.text);
+                if refused.reason != Reason::NotLeader && self.told.is_news(now.boot, &text) {
+                    fx.push(Notice::warn(text));
                 }
                 self.send(link, wire::refused(self.highest, &refused), fx);
                 if let Some(l) = self.links.get_mut(&link) {
@@ -401,7 +402,10 @@ impl Keeper {
             }
             Reason::StillNamed => {}
             Reason::WrongCluster | Reason::WrongSecret => {
-                fx.push(Notice::error(format!("leader {leader} refuses this node: {}", refused.text)));
+                let text = format!("leader {leader} refuses this node: {}", refused.text);
+                if self.told.is_news(now.boot, &text) {
+                    fx.push(Notice::error(text));
+                }
             }
         }
     }
@@ -445,7 +449,10 @@ impl Keeper {
                 stream.sent_at = now.boot;
                 stream.acked_sent = self.acked;
                 let leading = self.leading.as_mut().expect("pump is the leader's");
-                leading.progress = now.boot;
+                let named = |k: &super::Known| k.state.in_sync.iter().any(|m| m.copy == stream.copy);
+                if self.known.as_ref().is_some_and(named) {
+                    leading.progress = now.boot;
+                }
                 if parts.left == 0 {
                     let last = parts.last;
                     stream.parts = None;

@@ -194,6 +194,8 @@ pub struct Keeper {
     /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
     wipe_due: Option<Boot>,
     wipe_confirming: bool,
+    /// No candidacy before, because an earlier one was lost.
+    stand_after: Boot,
     /// When to look (again) whether all data are lost.
     loss_check_at: Boot,
 
@@ -212,6 +214,7 @@ pub struct Keeper {
     stopping: bool,
     halted: Option<String>,
     stats: report::Stats,
+    told: notice::Told,
 }
 
 /// Offset of the last entry that touched any key with these hash bits: what a read of such a key has to wait for.
@@ -276,6 +279,7 @@ impl Keeper {
             pending: None,
             wipe_due: None,
             wipe_confirming: false,
+            stand_after: Boot(0),
             loss_check_at: now.boot.plus_ms(crate::base::limits::HOLD_MS),
             links: BTreeMap::new(),
             next_link: 1,
@@ -289,6 +293,7 @@ impl Keeper {
             stopping: false,
             halted: None,
             stats: report::Stats::new(now),
+            told: notice::Told::default(),
             config,
             rng,
             pulse,

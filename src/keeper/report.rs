@@ -102,6 +102,7 @@ impl Keeper {
         if let Some(reason) = &self.halted {
             warnings.push(format!("halted: {reason}"));
         }
+        warnings.extend(self.wait_for_loss());
         if !self.coordinator_up {
             warnings.push("no contact to the coordination service".to_string());
         }

@@ -28,6 +28,8 @@ use crate::base::segments::Segments;
 pub const ENTRY_HEAD_BYTES: usize = 12;
 /// Capacity a new tail starts with; it doubles as needed up to a block.
 const TAIL_BYTES: usize = 16 << 10;
+/// A tail of at least this many bytes becomes a block as it is; a smaller one is copied.
+const TAIL_SPLIT_BYTES: usize = 64 << 10;
 
 /// A run of entries of one epoch, immutable and shared.
 #[derive(Clone, Debug)]
@@ -231,6 +233,8 @@ impl Log {
         self.seal();
         self.note(epoch);
         self.end = Offset(first.0 + u64::from(count) - 1);
+        // A small body is part of a read buffer that it would keep alive.
+        let body = if body.len() < TAIL_SPLIT_BYTES { Bytes::copy_from_slice(&body) } else { body };
         self.push(Block::new(epoch, first, count, vec![body]));
     }
 
@@ -256,7 +260,15 @@ impl Log {
     /// Closes the tail: what is in it becomes a block that links may share.
     pub fn seal(&mut self) {
         if self.tail_count > 0 {
-            let body = self.tail.split().freeze();
+            // A small block copied to its own size: split off, it would keep the tail's whole buffer alive as long as the
+            // backlog keeps it. The buffer stays and is written again while it is in cache.
+            let body = if self.tail.len() < TAIL_SPLIT_BYTES {
+                let body = Bytes::copy_from_slice(&self.tail);
+                self.tail.clear();
+                body
+            } else {
+                self.tail.split().freeze()
+            };
             let block = Block::new(self.tail_epoch, self.tail_first, self.tail_count, vec![body]);
             self.push(block);
             self.tail_count = 0;

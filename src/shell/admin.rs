@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,11 @@ async fn healthz(State(nodes): State<Nodes>) -> Response {
     }
 }
 
-async fn crash_node(State(crash): State<CrashHook>, Path(node): Path<String>) -> Response {
+/// A page in an operator's browser can send a POST anywhere, but not with a header of ours.
+async fn crash_node(State(crash): State<CrashHook>, Path(node): Path<String>, headers: HeaderMap) -> Response {
+    if headers.get("datakeeper-confirm").is_none_or(|word| word != "crash") {
+        return (StatusCode::FORBIDDEN, "header DataKeeper-Confirm: crash is missing\n").into_response();
+    }
     match crash(&node) {
         Ok(text) => format!("{text}\n").into_response(),
         Err(text) => (StatusCode::NOT_FOUND, format!("{text}\n")).into_response(),
