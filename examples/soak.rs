@@ -1,6 +1,7 @@
 //! The simulator for as long as it is let: `cargo run --release --example soak -- [minutes] [first seed] [threads]`.
 //!
 //! Shares every module with `tests/sim`. Stops at the first seed that fails, with its story and the command that replays it.
+#![allow(dead_code)] // the tests use what this leaves out
 
 #[path = "../tests/sim/checks/mod.rs"]
 mod checks;
@@ -56,7 +57,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         seed += ROUND;
-        println!("{} seeds from {first} on, {} s, {} events", seed - first, begun.elapsed().as_secs(), coverage.of("events"));
+        println!(
+            "{} seeds from {first} on, {} s, {} events",
+            seed - first,
+            begun.elapsed().as_secs(),
+            coverage.of("events")
+        );
     }
     println!("{}", coverage.report());
     ExitCode::SUCCESS

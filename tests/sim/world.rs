@@ -22,7 +22,7 @@ use crate::coordinator::{Seat, Service};
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::network::Conn;
-use crate::setup::{Fault, Lie, Setup};
+use crate::setup::{Lie, Setup};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -626,10 +626,5 @@ impl World {
         self.nodes
             .iter()
             .position(|node| node.keeper().is_some_and(|k| k.role() == Role::Leader && *k.me() == state.leader))
-    }
-
-    /// Whether this kind of fault is let loose in this run.
-    pub fn has_fault(&self, fault: Fault) -> bool {
-        self.setup.faults.iter().any(|(f, _)| *f == fault)
     }
 }
