@@ -93,7 +93,10 @@ fn commands_over_all_keys_leave_epoch_and_in_sync_set_as_they_were() {
         let acked = writers.acked_total();
         let ((), slowest) = with_pings(leader.addr, work);
         let took = began.elapsed();
-        println!("{what}: {took:?}; slowest PING {slowest:?}; {} writes answered meanwhile", writers.acked_total() - acked);
+        println!(
+            "{what}: {took:?}; slowest PING {slowest:?}; {} writes answered meanwhile",
+            writers.acked_total() - acked
+        );
         assert!(slowest < PING_MAX, "{what}: a PING took {slowest:?}");
         calm.assert_still(&cluster);
     };

@@ -41,7 +41,9 @@ fn what_is_set_at_the_leader_is_read_at_each_node_and_replicas_redirect_writes()
         answers(node, "GET foo", &bulk("bar"));
     }
     for replica in &replicas {
-        for (words, slot) in [("SET foo x", 12182), ("SET {user1000}.following x", 3443), ("DEL foo", 12182), ("FLUSHALL", 0)] {
+        for (words, slot) in
+            [("SET foo x", 12182), ("SET {user1000}.following x", 3443), ("DEL foo", 12182), ("FLUSHALL", 0)]
+        {
             let wanted = Reply::Error(format!("MOVED {slot} {}", leader.addr));
             assert_eq!(replica.client().call(words), wanted, "{words} at {}", replica.name);
         }
@@ -49,7 +51,12 @@ fn what_is_set_at_the_leader_is_read_at_each_node_and_replicas_redirect_writes()
         let Reply::Array(role) = role else { panic!("{role:?}") };
         assert_eq!(
             role[..4],
-            [bulk("slave"), bulk(&leader.addr.ip().to_string()), Reply::Integer(leader.addr.port().into()), bulk("connected")]
+            [
+                bulk("slave"),
+                bulk(&leader.addr.ip().to_string()),
+                Reply::Integer(leader.addr.port().into()),
+                bulk("connected")
+            ]
         );
     }
     assert_eq!(leader.client().call("GET foo"), bulk("bar"), "nothing of it was executed");
@@ -68,9 +75,14 @@ fn client_libraries_work_plain_and_cluster() {
         let () = plain.set("plain", "1").expect("SET");
         assert_eq!(plain.get::<_, String>("plain").expect("GET"), "1");
         let (a, b, c): (String, i64, Vec<Option<String>>) = redis::pipe()
-            .cmd("SET").arg("counter").arg(41)
-            .cmd("INCR").arg("counter")
-            .cmd("MGET").arg("counter").arg("absent")
+            .cmd("SET")
+            .arg("counter")
+            .arg(41)
+            .cmd("INCR")
+            .arg("counter")
+            .cmd("MGET")
+            .arg("counter")
+            .arg("absent")
             .query(&mut plain)
             .expect("a pipeline");
         assert_eq!((a.as_str(), b, c), ("OK", 42, vec![Some("42".to_string()), None]));
@@ -80,7 +92,10 @@ fn client_libraries_work_plain_and_cluster() {
     let nodes = vec![format!("redis://{}/", replicas[0].addr)];
     for client in [
         ClusterClient::new(nodes.clone()).expect("a client"),
-        ClusterClient::builder(nodes.clone()).read_routing_strategy(RandomReplicaStrategy).build().expect("a client that reads from replicas"),
+        ClusterClient::builder(nodes.clone())
+            .read_routing_strategy(RandomReplicaStrategy)
+            .build()
+            .expect("a client that reads from replicas"),
         ClusterClient::builder(nodes).use_protocol(redis::ProtocolVersion::RESP3).build().expect("a client of RESP3"),
     ] {
         let mut connection = client.get_connection().expect("a connection");
@@ -117,7 +132,11 @@ fn redis_tools_work() {
     let said = tools::run("redis-cli", replicas[0].addr, &["set", "foo", "bar"], b"");
     assert!(said.text.contains(&format!("MOVED 12182 {}", leader.addr)), "redis-cli without -c: {}", said.text);
     let said = tools::run("redis-cli", replicas[0].addr, &["-c"], b"set k v\nget k\n");
-    assert!(said.text.contains('v') && !said.text.contains("error"), "redis-cli -c with commands from a pipe: {}", said.text);
+    assert!(
+        said.text.contains('v') && !said.text.contains("error"),
+        "redis-cli -c with commands from a pipe: {}",
+        said.text
+    );
 
     let mut commands = Vec::new();
     for i in 0..PIPED {
@@ -137,13 +156,19 @@ fn redis_tools_work() {
     println!("redis-benchmark -P 16: {}", said.text.rsplit('\r').next().unwrap_or_default().trim());
     let lower = said.text.to_lowercase();
     let clean = said.code == Some(0) && !lower.contains("err") && !lower.contains("warn");
-    let complete = ["SET: ", "GET: "].iter().all(|test| said.text.contains(test)) && lower.contains("requests per second");
+    let complete =
+        ["SET: ", "GET: "].iter().all(|test| said.text.contains(test)) && lower.contains("requests per second");
     assert!(clean && complete, "redis-benchmark: {:?}: {}", said.code, said.text);
 
     for node in &cluster.nodes {
         let said = tools::run("redis-cli", node.addr, &["--cluster", "check", &node.addr.to_string()], b"");
         let clean = said.code == Some(0) && !said.text.contains("[ERR]") && !said.text.contains("[WARNING]");
-        assert!(clean && said.text.contains("[OK] All 16384 slots covered"), "--cluster check: {:?}: {}", said.code, said.text);
+        assert!(
+            clean && said.text.contains("[OK] All 16384 slots covered"),
+            "--cluster check: {:?}: {}",
+            said.code,
+            said.text
+        );
     }
     cluster.finish(&[]);
 }
@@ -203,7 +228,11 @@ fn replica_that_was_killed_is_filled_and_one_that_paused_goes_on_from_the_backlo
     assert_eq!(cluster.wait_until_whole(), (leader, epoch), "a replica paused; nobody was elected");
     let log = cluster.nodes[paused].process.log();
     let said = &log[before..];
-    assert!(!said.contains("full resync"), "a short break is healed from the backlog, but {} says:\n{said}", cluster.nodes[paused].name);
+    assert!(
+        !said.contains("full resync"),
+        "a short break is healed from the backlog, but {} says:\n{said}",
+        cluster.nodes[paused].name
+    );
 
     let story = writers.stop();
     println!("{} writes were answered OK meanwhile", story.acked);
@@ -257,9 +286,16 @@ fn nothing_changes_for_clients_while_zookeeper_is_away() {
         for node in &cluster.nodes {
             answers(node, "GET away", &bulk(value));
             let info = node.client().call("CLUSTER INFO").text();
-            assert!(info.contains("cluster_state:ok") && info.contains(&format!("cluster_current_epoch:{}", epoch.0)), "{info}");
+            assert!(
+                info.contains("cluster_state:ok") && info.contains(&format!("cluster_current_epoch:{}", epoch.0)),
+                "{info}"
+            );
             let said = datakeeper(&["status", "--connect", &node.addr.to_string()]);
-            assert!(said.code == Some(0) && said.text.contains(&format!("leader n{}", leader + 1)), "status: {}", said.text);
+            assert!(
+                said.code == Some(0) && said.text.contains(&format!("leader n{}", leader + 1)),
+                "status: {}",
+                said.text
+            );
         }
     };
     let contact = |wanted: bool| {

@@ -7,7 +7,9 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use support::client::{Client, Reply, bulk};
-use support::cluster::{Cluster, Node, PATIENCE, Process, alone, in_sync, run as datakeeper, status_of, wait_until_whole};
+use support::cluster::{
+    Cluster, Node, PATIENCE, Process, alone, in_sync, run as datakeeper, status_of, wait_until_whole,
+};
 use support::eventually;
 use support::zookeeper::ZooKeeper;
 
@@ -37,7 +39,8 @@ fn answers(node: &Node, words: &str, wanted: &Reply) {
 #[test]
 fn wrong_configuration_file_lists_every_error_and_exits_with_2() {
     let path = std::env::temp_dir().join(format!("datakeeper-faces-{}.yml", std::process::id()));
-    let text = "node_name: 'a b'\nlisten: nowhere\nreplication:\n  acks: most\n  lease_ms: 600\nmemmory:\n  max_bytes: 1\n";
+    let text =
+        "node_name: 'a b'\nlisten: nowhere\nreplication:\n  acks: most\n  lease_ms: 600\nmemmory:\n  max_bytes: 1\n";
     std::fs::write(&path, text).expect("a file");
     let said = datakeeper(&["server", path.to_str().expect("a name in UTF-8")]);
     std::fs::remove_file(&path).expect("our file");
@@ -54,11 +57,9 @@ fn wrong_configuration_file_lists_every_error_and_exits_with_2() {
 fn taken_port_is_named_with_its_key_and_ends_the_node_with_1() {
     let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = holder.local_addr().expect("an address").to_string();
-    for (flag, key) in [
-        ("--listen", "listen"),
-        ("--replication-listen", "replication.listen"),
-        ("--admin-listen", "admin.listen"),
-    ] {
+    for (flag, key) in
+        [("--listen", "listen"), ("--replication-listen", "replication.listen"), ("--admin-listen", "admin.listen")]
+    {
         let mut args = vec!["server", "--set", "coordination=embedded", "--node-name", "n1"];
         for other in ["--listen", "--replication-listen", "--admin-listen"] {
             args.extend([other, if other == flag { &taken } else { "127.0.0.1:0" }]);

@@ -116,7 +116,8 @@ fn hostile_clients_harm_nobody() {
                 scope.spawn(move || (0..MANY).map(|_| offend(leader.addr, offence)).collect::<Vec<Option<TcpStream>>>())
             })
             .collect();
-        let held: Vec<_> = offenders.into_iter().map(|offender| offender.join().expect("an answer to each offence")).collect();
+        let held: Vec<_> =
+            offenders.into_iter().map(|offender| offender.join().expect("an answer to each offence")).collect();
         // Those who stopped half-way still hold their connections.
         assert!(leader.client().call("SET meanwhile served").is_ok());
         calm.assert_still(&cluster);

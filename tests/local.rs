@@ -70,7 +70,11 @@ fn local_is_a_cluster_that_answers_like_one() {
         assert!(wanted.iter().all(|line| info.contains(line)), "{info}");
         let table = datakeeper(&["status", "--connect", &addr.to_string()]);
         let name = format!("leader n{}", leader + 1);
-        assert!(table.code == Some(0) && table.text.contains(&name) && table.text.contains("in sync 3"), "{}", table.text);
+        assert!(
+            table.code == Some(0) && table.text.contains(&name) && table.text.contains("in sync 3"),
+            "{}",
+            table.text
+        );
         let json = datakeeper(&["status", "--json", "--connect", &addr.to_string()]);
         let json: serde_json::Value = serde_json::from_str(&json.text).expect("JSON");
         assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));

@@ -182,7 +182,10 @@ impl Keeper {
         let missing = self.copies_waited_for();
         let all_gone = missing.is_empty();
         if !all_gone {
-            let text = format!("no leader, and this node is empty: waiting for {}, whose memory may hold the data", missing.join(", "));
+            let text = format!(
+                "no leader, and this node is empty: waiting for {}, whose memory may hold the data",
+                missing.join(", ")
+            );
             if self.told.is_news(now.boot, &text) {
                 fx.push(Notice::warn(text));
             }

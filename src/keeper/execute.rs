@@ -177,12 +177,13 @@ impl Keeper {
                 }
                 session.wait_until = None;
                 let on_keys = write || spec.flags.has(Flag::Readonly);
+                let expire = on_keys && self.may_expire();
                 let mut ctx = Ctx {
                     store: &mut self.store,
                     reply: Reply::new(out, protocol),
                     log: &mut self.scratch,
                     clock: if on_keys { self.clock } else { now.wall },
-                    expire: self.may_expire(),
+                    expire,
                     first_key,
                     slice: &mut session.slice,
                     emitted: 0,
@@ -264,7 +265,9 @@ impl Keeper {
                 Refusal::NoLeader
             }
             Gate::Wait(refusal) => {
-                if refusal == Refusal::Backlog && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS)) {
+                if refusal == Refusal::Backlog
+                    && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS))
+                {
                     // A very large value is on its way to the replicas: as long as it moves, there is an end to the wait.
                     session.wait_until = None;
                 }

@@ -386,7 +386,8 @@ impl Calm {
     /// # Panics
     /// If it is not so any more, or was not in between.
     pub fn assert_still(&self, cluster: &Cluster) {
-        let moved = ["out of the in-sync set", "stepping down", "-> candidate", "gave copy", "granted epoch", "is down at"];
+        let moved =
+            ["out of the in-sync set", "stepping down", "-> candidate", "gave copy", "granted epoch", "is down at"];
         for (node, before) in cluster.nodes.iter().zip(&self.said) {
             let log = node.process.log();
             let lines: Vec<&str> = log[*before..].lines().filter(|l| moved.iter().any(|m| l.contains(m))).collect();

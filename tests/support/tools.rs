@@ -21,7 +21,8 @@ pub struct Said {
 /// If they are not and `DATAKEEPER_REQUIRE_ZOOKEEPER` is set.
 #[must_use]
 pub fn have_redis_tools() -> bool {
-    let there = ["redis-cli", "redis-benchmark"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok());
+    let there =
+        ["redis-cli", "redis-benchmark"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok());
     if !there {
         let missing = "redis-cli or redis-benchmark is missing (apt-get install redis-tools)";
         assert!(

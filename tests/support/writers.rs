@@ -393,7 +393,11 @@ pub fn assert_kept(stories: &[Story], nodes: &[SocketAddr], leader: SocketAddr) 
         for story in stories {
             let lines = story.contradictions(node).map_err(|e| e.to_string())?;
             if !lines.is_empty() {
-                return Err(format!("{node} contradicts {} promises, as in {}", lines.len(), lines[..lines.len().min(20)].join("\n")));
+                return Err(format!(
+                    "{node} contradicts {} promises, as in {}",
+                    lines.len(),
+                    lines[..lines.len().min(20)].join("\n")
+                ));
             }
         }
         Ok(())
