@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use support::client::{Client, Reply, encode};
 use support::cluster::{Calm, Cluster, PATIENCE, alone};
-use support::writers::Writers;
+use support::writers::{Load, Writers};
 use support::{eventually, tools};
 
 /// Keys.
@@ -87,7 +87,7 @@ fn commands_over_all_keys_leave_epoch_and_in_sync_set_as_they_were() {
     println!("{KEYS} keys loaded in {:?}", began.elapsed());
     calm.assert_still(&cluster);
 
-    let writers = Writers::start("load", &addrs);
+    let writers = Writers::start("load", &addrs, Load::LIGHT);
     let timed = |what: &str, work: &mut dyn FnMut()| {
         let began = Instant::now();
         let acked = writers.acked_total();

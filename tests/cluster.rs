@@ -14,7 +14,7 @@ use redis::cluster::ClusterClient;
 use redis::cluster_read_routing::RandomReplicaStrategy;
 use support::client::{Client, Reply, bulk};
 use support::cluster::{Calm, Cluster, Node, PATIENCE, alone, in_sync, run as datakeeper, status_of};
-use support::writers::Writers;
+use support::writers::{Load, Writers};
 use support::{eventually, tools};
 
 /// Keys that are loaded through a pipe.
@@ -208,7 +208,7 @@ fn replica_that_was_killed_is_filled_and_one_that_paused_goes_on_from_the_backlo
     let (leader, epoch) = cluster.wait_until_whole();
     let (killed, paused) = ((leader + 1) % 3, (leader + 2) % 3);
 
-    let writers = Writers::start("fill", &addrs);
+    let writers = Writers::start("fill", &addrs, Load::HEAVY);
     cluster.nodes[killed].process.kill();
     let gone = || match in_sync(&status_of(addrs[leader])?).len() {
         2 => Ok(()),
@@ -250,10 +250,10 @@ fn replica_that_was_killed_is_filled_and_one_that_paused_goes_on_from_the_backlo
 #[test]
 fn short_break_of_a_link_is_healed_by_a_partial_resync() {
     let _alone = alone();
-    let Some(mut cluster) = Cluster::start(&[]) else { return };
+    let Some(cluster) = Cluster::start(&[]) else { return };
     let addrs = cluster.addrs();
     let (leader, epoch) = cluster.wait_until_whole();
-    let writers = Writers::start("break", &addrs);
+    let writers = Writers::start("break", &addrs, Load::LIGHT);
     let replica = (leader + 1) % 3;
     let before = [leader, replica].map(|i| cluster.nodes[i].process.log().len());
     cluster.nodes[replica].process.freeze();

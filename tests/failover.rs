@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use support::cluster::{Cluster, alone};
-use support::writers::{Fault, RECOVERY_MAX, Writers, assert_kept, first_write_after, lose_leaders, wait_for_load};
+use support::writers::{
+    Fault, Load, RECOVERY_MAX, Writers, assert_kept, first_write_after, lose_leaders, wait_for_load,
+};
 
 /// Leaders that are killed in a row.
 const ROUNDS: usize = if cfg!(debug_assertions) { 4 } else { 10 };
@@ -62,7 +64,7 @@ fn kill_while_replicas_are_frozen(acks: &str) -> Option<Vec<String>> {
     let (leader, _) = cluster.wait_until_whole();
     let replicas = [(leader + 1) % 3, (leader + 2) % 3];
     let nodes = cluster.addrs();
-    let writers = Writers::start("blind", &nodes);
+    let writers = Writers::start("blind", &nodes, Load::HEAVY);
     wait_for_load(&writers);
     replicas.iter().for_each(|i| cluster.nodes[*i].process.freeze());
     let frozen = Instant::now();

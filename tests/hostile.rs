@@ -12,7 +12,9 @@ use support::client::{Client, Reply};
 use support::cluster::{Calm, Cluster, Process, alone};
 
 /// Connections per kind of offence.
-const MANY: usize = 30;
+const MANY: usize = 15;
+/// How often all of it is done.
+const WAVES: usize = 10;
 /// Most that the process may grow by.
 const GROWTH_MAX: u64 = 2 << 20;
 /// Most time that a PING beside them may take.
@@ -110,18 +112,15 @@ fn hostile_clients_harm_nobody() {
     let stop = AtomicBool::new(false);
     let (slowest, most, pings) = std::thread::scope(|scope| {
         let pings = scope.spawn(|| watch(leader.addr, &leader.process, &stop));
-        let offenders: Vec<_> = offences
-            .iter()
-            .map(|offence| {
-                scope.spawn(move || (0..MANY).map(|_| offend(leader.addr, offence)).collect::<Vec<Option<TcpStream>>>())
-            })
-            .collect();
-        let held: Vec<_> =
-            offenders.into_iter().map(|offender| offender.join().expect("an answer to each offence")).collect();
-        // Those who stopped half-way still hold their connections.
-        assert!(leader.client().call("SET meanwhile served").is_ok());
-        calm.assert_still(&cluster);
-        drop(held);
+        for _ in 0..WAVES {
+            let many = |offence| (0..MANY).map(|_| offend(leader.addr, offence)).collect::<Vec<Option<TcpStream>>>();
+            let offenders: Vec<_> = offences.iter().map(|offence| scope.spawn(move || many(offence))).collect();
+            let held: Vec<_> = offenders.into_iter().map(|o| o.join().expect("an answer to each offence")).collect();
+            // Those who stopped half-way still hold their connections.
+            assert!(leader.client().call("SET meanwhile served").is_ok());
+            calm.assert_still(&cluster);
+            drop(held);
+        }
         stop.store(true, Ordering::SeqCst);
         pings.join().expect("PONG to each PING")
     });

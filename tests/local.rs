@@ -79,7 +79,32 @@ fn local_is_a_cluster_that_answers_like_one() {
         let json: serde_json::Value = serde_json::from_str(&json.text).expect("JSON");
         assert_eq!(json["nodes"].as_array().map(Vec::len), Some(3));
     }
+    for (path, wanted) in [
+        ("/status", format!("\"leader\":\"n{}\"", leader + 1)),
+        ("/metrics", "datakeeper_in_sync_members{node=\"n1\"} 3".to_string()),
+        ("/healthz", "ok".to_string()),
+    ] {
+        let answer = http_get(local.admin, path);
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(&wanted), "GET {path}: {answer}");
+    }
     local.finish();
+}
+
+/// One request to the operators' address, and everything that it answers.
+fn http_get(addr: SocketAddr, path: &str) -> String {
+    let mut client = Client::connect(addr).expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    client.send(request.as_bytes()).expect("a request is taken");
+    String::from_utf8_lossy(&client.rest()).into_owned()
+}
+
+#[test]
+fn ctrl_c_stops_all_nodes_with_0() {
+    let _alone = alone();
+    let mut local = Local::start(&[]);
+    local.process.interrupt();
+    assert!(local.process.wait().success());
+    assert!(local.process.log().contains("\nstopping\n"), "{}", local.process.log());
 }
 
 #[test]

@@ -162,6 +162,11 @@ impl Process {
         signal(self.pid(), libc::SIGCONT);
     }
 
+    /// SIGINT, as Ctrl-C sends it.
+    pub fn interrupt(&self) {
+        signal(self.pid(), libc::SIGINT);
+    }
+
     /// SIGTERM; returns how the process ended.
     ///
     /// # Panics

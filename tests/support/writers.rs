@@ -22,10 +22,22 @@ use super::client::{Client, Reply, encode};
 use super::cluster::wait_until_whole;
 use super::eventually;
 
-/// Connections that write.
-const WRITERS: usize = 8;
-/// Writes that a connection has in flight.
-const PIPELINE: u64 = 16;
+/// How many write at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Connections that write.
+    pub connections: usize,
+    /// Writes that each of them has in flight.
+    pub pipeline: u64,
+}
+
+impl Load {
+    /// What a crash has to hit.
+    pub const HEAVY: Load = Load { connections: 8, pipeline: 16 };
+    /// Enough to notice when writes are not answered.
+    pub const LIGHT: Load = Load { connections: 2, pipeline: 2 };
+}
+
 /// Keys of a writer that are written again and again.
 const HOT_KEYS: u64 = 64;
 /// Between two tries of a client that was refused.
@@ -107,14 +119,15 @@ pub struct Writers {
 impl Writers {
     /// Starts writers that look for the leader among `nodes`; `run` keeps their keys apart from those of other runs.
     #[must_use]
-    pub fn start(run: &str, nodes: &[SocketAddr]) -> Writers {
+    pub fn start(run: &str, nodes: &[SocketAddr], load: Load) -> Writers {
         let shared = Arc::new(Shared::default());
         let writer = |number: usize| {
             let (shared, nodes, prefix) = (Arc::clone(&shared), nodes.to_vec(), format!("{run}:{number}"));
-            let writer = Writer { shared, nodes, prefix, next: 0, target: 0, told: Story::default() };
+            let pipeline = load.pipeline;
+            let writer = Writer { shared, nodes, prefix, pipeline, next: 0, target: 0, told: Story::default() };
             std::thread::spawn(move || writer.run())
         };
-        Writers { threads: (0..WRITERS).map(writer).collect(), shared: Arc::clone(&shared) }
+        Writers { threads: (0..load.connections).map(writer).collect(), shared: Arc::clone(&shared) }
     }
 
     /// Writes that were sent and not answered, at this moment.
@@ -161,6 +174,7 @@ struct Writer {
     shared: Arc<Shared>,
     nodes: Vec<SocketAddr>,
     prefix: String,
+    pipeline: u64,
     /// Number of the next write.
     next: u64,
     /// Place of the node to write to.
@@ -201,8 +215,8 @@ impl Writer {
             if self.is_over() {
                 return;
             }
-            let numbers: Vec<u64> = (self.next..self.next + PIPELINE).collect();
-            self.next += PIPELINE;
+            let numbers: Vec<u64> = (self.next..self.next + self.pipeline).collect();
+            self.next += self.pipeline;
             let mut bytes = Vec::new();
             for number in &numbers {
                 encode(&["SET", &self.key(*number), &number.to_string()], &mut bytes);
@@ -359,7 +373,7 @@ pub fn lose_leaders(fault: &mut impl Fault, times: usize) {
     let mut gaps = Vec::new();
     for round in 1..=times {
         let (leader, epoch) = wait_until_whole(&nodes);
-        let writers = Writers::start(&format!("round{round}"), &nodes);
+        let writers = Writers::start(&format!("round{round}"), &nodes, Load::HEAVY);
         let (in_flight, acked) = wait_for_load(&writers);
         let since = Instant::now();
         fault.crash(leader);
