@@ -151,14 +151,18 @@ impl Keeper {
         }
     }
 
-    /// Nodes whose copy counts and has not been replaced by a new one, as far as the directory says.
+    /// Nodes whose copy counts and has not been replaced by a new one, as far as the directory says; and those registered with
+    /// data of this dataset, such as a learner that had nearly caught up. Whether they are live says nothing: a session may just
+    /// have expired.
     fn copies_waited_for(&self) -> Vec<String> {
         let Some(known) = &self.known else { return Vec::new() };
         let replaced = |(id, copy): &(&NodeId, CopyId)| {
             self.nodes.iter().any(|n| n.registration.id == **id && n.registration.copy != *copy)
         };
-        let mut names: Vec<String> =
-            known.state.counted_copies().filter(|c| !replaced(c)).map(|(id, _)| id.to_string()).collect();
+        let counted = known.state.counted_copies().filter(|c| !replaced(c)).map(|(id, _)| id);
+        let holds = |r: &&Registration| !r.empty && r.dataset == Some(known.state.dataset);
+        let holding = self.nodes.iter().map(|n| &n.registration).filter(holds).map(|r| &r.id);
+        let mut names: Vec<String> = counted.chain(holding).map(NodeId::to_string).collect();
         names.sort_unstable();
         names.dedup();
         names

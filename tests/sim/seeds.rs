@@ -23,3 +23,10 @@ fn a_learner_comes_in_under_a_steady_stream_of_writes() {
     holds(1_003);
     holds(1_059);
 }
+
+#[test]
+fn a_learner_with_data_whose_session_has_expired_keeps_the_cluster_from_starting_over() {
+    // The coordination service came back with all sessions expired; a node without data registered before the learner did, saw
+    // that no live node held data, and started over.
+    holds(30_541);
+}
