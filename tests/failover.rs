@@ -16,7 +16,7 @@ use support::writers::{
 };
 
 /// Leaders that are killed in a row.
-const ROUNDS: usize = if cfg!(debug_assertions) { 4 } else { 10 };
+const ROUNDS: usize = 10;
 /// Tries until the checker has to have seen a loss.
 const LOSS_TRIES: usize = 5;
 /// Writes that are answered, or are not, while all replicas are frozen.

@@ -105,6 +105,8 @@ impl Keeper {
     fn found_if_absent(&mut self, now: Now, fx: &mut Effects) {
         let someone_holds = self.nodes.iter().any(|n| n.live.is_some() && !n.registration.empty);
         let absent = self.known.is_none() && self.role == Role::Joining && self.incarnation == 0;
+        // This node's own entry shows that the directory was read after it was written: nobody who was there before is missed.
+        let absent = absent && self.nodes.iter().any(|n| n.registration.id == self.me.id);
         if !absent || self.pending.is_some() || self.dataset.is_some() || !self.is_registered() || self.stopping {
             return;
         }

@@ -450,7 +450,9 @@ impl Keeper {
                 stream.acked_sent = self.acked;
                 let leading = self.leading.as_mut().expect("pump is the leader's");
                 let named = |k: &super::Known| k.state.in_sync.iter().any(|m| m.copy == stream.copy);
-                if self.known.as_ref().is_some_and(named) {
+                // A heartbeat moves nothing.
+                let moves = parts.last.is_some() || matches!(parts.head, Head::Chunk(..));
+                if moves && self.known.as_ref().is_some_and(named) {
                     leading.progress = now.boot;
                 }
                 if parts.left == 0 {
