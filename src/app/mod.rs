@@ -28,6 +28,12 @@ const EXIT_USAGE: u8 = 2;
 /// Entry point of the binary.
 #[must_use]
 pub fn main() -> ExitCode {
+    if cfg!(feature = "leave-out-rules") {
+        return complain(
+            1,
+            "this build can leave out rules that keep data safe (feature leave-out-rules): it is for tests only",
+        );
+    }
     match Cli::try_parse() {
         Ok(cli) => run(cli.command),
         Err(e) => {

@@ -6,6 +6,7 @@
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::ConnId;
 use crate::base::limits::{HOLD_MS, UNACKED_BYTES_MAX};
+use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::replication::in_sync::may_commit;
 
@@ -75,6 +76,9 @@ impl Keeper {
         match self.role {
             Role::Starting => both(Gate::Refuse(Refusal::Loading)),
             Role::Halted => both(Gate::Refuse(Refusal::Halted)),
+            Role::Leading if self.config.rules.leaves_out(Rule::BarrierBeforeReads) && self.holds_lease(now) => {
+                Gates { read: Gate::Serve, write: Gate::Wait(Refusal::Loading) }
+            }
             Role::Leading | Role::Resigning => both(Gate::Wait(Refusal::Loading)),
             Role::SteppingDown => both(Gate::Wait(Refusal::NoLeader)),
             Role::Leader => self.leader_gates(now),

@@ -2,6 +2,7 @@
 
 use crate::base::clock::Wall;
 use crate::base::ids::{HashKey, NodeId};
+use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
 
 /// When a write is answered.
@@ -59,6 +60,8 @@ pub struct KeeperConfig {
     pub max_memory: usize,
     /// Parameters that `CONFIG GET` shows beyond the Keeper's own: name and value.
     pub parameters: Vec<(String, String)>,
+    /// The rule that a test build leaves out.
+    pub rules: LeftOut,
 }
 
 impl KeeperConfig {
@@ -83,6 +86,7 @@ impl KeeperConfig {
             chunk_bytes: 128 << 10,
             max_memory: 0,
             parameters: Vec::new(),
+            rules: LeftOut::default(),
         }
     }
 }

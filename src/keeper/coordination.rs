@@ -8,6 +8,7 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, NodeId, Offset, Position};
 
 use crate::base::limits::{HOLD_MS, RANK_STEP_MS};
+use crate::base::rules::Rule;
 use crate::cluster::config::TotalLoss;
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
 use crate::cluster::registration::Registration;
@@ -254,7 +255,7 @@ impl Keeper {
             }
             return;
         }
-        if state.epoch < self.highest {
+        if state.epoch < self.highest && !self.config.rules.leaves_out(Rule::Fencing) {
             // One such read may have been overtaken by our own change; a second one, asked for after it, was not.
             if read.confirmed && self.known.as_ref().is_some_and(|k| version < k.version) {
                 self.rollbacks_seen += 1;
@@ -269,7 +270,7 @@ impl Keeper {
         self.rollbacks_seen = 0;
         self.incarnation = read.incarnation;
         let newer = self.known.as_ref().is_none_or(|k| version > k.version);
-        if newer {
+        if newer || self.config.rules.leaves_out(Rule::Fencing) {
             self.take_state(now, state, version, fx);
         }
         if read.confirmed {
@@ -279,7 +280,8 @@ impl Keeper {
 
     /// A state that is newer than the one known: everything that depends on it is brought in line.
     fn take_state(&mut self, now: Now, state: ClusterState, version: i32, fx: &mut Effects) {
-        self.highest = self.highest.max(state.epoch);
+        let fenced = !self.config.rules.leaves_out(Rule::Fencing);
+        self.highest = if fenced { self.highest.max(state.epoch) } else { state.epoch };
         let change = state.change.clone();
         self.known = Some(Known { state, version });
         if self.role == Role::Starting {
@@ -303,7 +305,9 @@ impl Keeper {
     }
 
     fn on_resolved(&mut self, now: Now, id: ChangeId, outcome: CasOutcome, fx: &mut Effects) {
-        let Some(pending) = self.pending.take_if(|p| p.want.change.id == id) else { return };
+        let Some(mut pending) = self.pending.take_if(|p| p.want.change.id == id) else { return };
+        pending.leads |=
+            pending.want.leader == self.me && self.leading.is_none() && self.config.rules.leaves_out(Rule::ResolveCas);
         match outcome {
             CasOutcome::Won(version) => {
                 let superseded =
@@ -348,7 +352,7 @@ impl Keeper {
             && self.halted.is_none()
             && !self.stopping
             && self.registered.is_some_and(|(copy, _)| copy == self.me.copy)
-            && known.state.names(&self.me);
+            && (known.state.names(&self.me) || self.config.rules.leaves_out(Rule::OnlyInSyncStands));
         if !may {
             return None;
         }
@@ -362,7 +366,12 @@ impl Keeper {
         if self.stand_at().is_none_or(|at| now.boot < at) {
             return;
         }
-        self.freeze(fx);
+        if !self.config.rules.leaves_out(Rule::FreezeBeforeCas) {
+            self.freeze(fx);
+        }
+        if self.config.rules.leaves_out(Rule::ResolveCas) {
+            self.stand_after = now.boot.plus_ms(HOLD_MS / 10);
+        }
         let change = self.change(now, Why::Elect);
         let want = self.known.as_ref().expect("stand_at looked").state.elect(&self.me, change);
         fx.push(Notice::info(format!(
@@ -371,6 +380,15 @@ impl Keeper {
             self.log.last()
         )));
         self.cas(want, true, fx);
+    }
+
+    /// A candidate never gives up, except in a test build that leaves that rule out.
+    pub(super) fn give_up(&mut self, now: Now, fx: &mut Effects) {
+        let given_up = self.config.rules.leaves_out(Rule::ResolveCas) && now.boot >= self.stand_after;
+        if let Some(pending) = self.pending.as_mut().filter(|p| p.leads && given_up) {
+            pending.leads = false;
+            self.follow_known(now, fx);
+        }
     }
 
     /// R4: from here on nothing is acknowledged and nothing promised, until the outcome is known.
@@ -436,7 +454,7 @@ impl Keeper {
 
     /// Throws the data away under a new copy id, and joins as a learner.
     fn wipe(&mut self, now: Now, fx: &mut Effects) {
-        let old = std::mem::replace(&mut self.me.copy, CopyId(self.rng.next_u128()));
+        let old = std::mem::replace(&mut self.me.copy, super::new_copy(&self.config, &mut self.rng));
         fx.push(Notice::warn(format!("gave copy {old} up, now {}", self.me.copy)));
         self.store = Store::new(self.config.hash_key);
         self.log = Log::new(Position::default());
@@ -469,7 +487,8 @@ impl Keeper {
 
     /// The role that follows from what is known, where no transition names it.
     pub(super) fn settle_role(&mut self, fx: &mut Effects) {
-        let frozen = self.pending.as_ref().is_some_and(|p| p.leads);
+        let frozen =
+            self.pending.as_ref().is_some_and(|p| p.leads) && !self.config.rules.leaves_out(Rule::FreezeBeforeCas);
         let role = match (&self.leading, &self.known, &self.following) {
             _ if self.halted.is_some() => Role::Halted,
             (Some(leading), ..) if leading.ready => Role::Leader,

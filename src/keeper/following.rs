@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{DatasetId, Epoch, LinkId, Offset};
 use crate::base::limits::APPLY_BYTES_PER_TURN;
+use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::replication::log::{Entry, Log, entries};
@@ -142,6 +143,9 @@ impl Keeper {
         if f.accepted {
             fx.push(Notice::info(format!("link to leader {} is down at {}: {reason}", f.leader.id, self.log.last())));
             f.pause_ms = REDIAL_MS;
+            if self.config.rules.leaves_out(Rule::PromiseWait) {
+                self.pulse.lock().void_promise(now);
+            }
         }
         (f.link, f.accepted, f.welcomed) = (None, false, false);
         f.retry_at = now.boot.plus_ms(f.pause_ms);
@@ -239,7 +243,7 @@ impl Keeper {
         sent_at: u64,
         fx: &mut Effects,
     ) -> Result<bool, WireError> {
-        if epoch < self.highest {
+        if epoch < self.highest && !self.config.rules.leaves_out(Rule::Fencing) {
             self.send(link, wire::stale(self.highest), fx);
             return Ok(false);
         }
@@ -368,7 +372,9 @@ impl Keeper {
                 self.apply_entry(&entry);
             }
         }
-        if self.intake.as_ref().is_some_and(|i| i.complete() && self.acked >= i.as_of() && self.applied >= i.as_of()) {
+        let floor_counts = !self.config.rules.leaves_out(Rule::SnapshotFloor);
+        let reached = |i: &Intake| !floor_counts || self.acked.min(self.applied) >= i.as_of();
+        if self.intake.as_ref().is_some_and(|i| i.complete() && reached(i)) {
             self.intake = None;
             fx.push(Notice::info(format!("full resync complete: serving from {}", self.log.last())));
             self.resume_waiting(fx);

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
-use crate::cluster::state::{Member, Why};
+use crate::base::rules::{LeftOut, Rule};
+use crate::cluster::state::{ClusterState, Member, Why};
 use crate::replication::in_sync::{effective, held, may_commit};
 use crate::replication::wire::Ack;
 
@@ -102,6 +103,15 @@ impl Leading {
     }
 }
 
+/// The members whose acknowledgements count (R1): all of a set that is being changed, and of what it becomes.
+fn waited_for<'a>(rules: LeftOut, confirmed: &'a ClusterState, pending: Option<&'a ClusterState>) -> Vec<&'a Member> {
+    match pending {
+        Some(p) if p.change.why == Why::Shrink && rules.leaves_out(Rule::UnionOfShrink) => effective(p, None),
+        Some(p) if p.change.why == Why::Expand && rules.leaves_out(Rule::UnionOfExpand) => effective(confirmed, None),
+        _ => effective(confirmed, pending),
+    }
+}
+
 /// Members are looked at this often, ms.
 const MEMBERS_MS: u64 = 10;
 /// A look that comes later than planned by more than this means that this node stood still: what its members said meanwhile may
@@ -142,12 +152,17 @@ impl Keeper {
             judge_at: now.boot,
         });
         fx.push(Notice::info(format!("granted epoch {epoch}, barrier at {barrier}")));
+        if self.config.rules.leaves_out(Rule::BarrierBeforeAcks) {
+            self.acked = barrier;
+            self.become_ready(fx);
+        }
     }
 
     /// Until when this leader may answer reads; the far future if nobody else can be elected.
     pub(super) fn lease_until(&self) -> Boot {
         let (Some(known), Some(_)) = (&self.known, &self.leading) else { return Boot(0) };
-        let set = effective(&known.state, self.pending.as_ref().map(|p| &p.want));
+        let pending = self.pending.as_ref().filter(|_| !self.config.rules.leaves_out(Rule::LeaseOfPending));
+        let set = effective(&known.state, pending.map(|p| &p.want));
         let pulse = self.pulse.lock();
         set.iter().filter(|m| ***m != self.me).map(|m| pulse.lease_until(m.copy)).min().unwrap_or(Boot(u64::MAX))
     }
@@ -195,7 +210,7 @@ impl Keeper {
             }
             return;
         }
-        let set = effective(&known.state, pending);
+        let set = waited_for(self.config.rules, &known.state, pending);
         let followers = &leading.followers;
         let now_held = held(&set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
         let learner = leading.admitting.and_then(|(copy, _)| followers.get(&copy)).map_or(now_held, |f| f.matched);
@@ -345,13 +360,19 @@ impl Keeper {
             ([], Some(copy)) => format!("un-naming copy {copy}, which has to resync fully"),
             _ => format!("taking {} out of the in-sync set", names.join(", ")),
         }));
+        if self.config.rules.leaves_out(Rule::ShrinkByCas) {
+            self.known.as_mut().expect("leads").state = want;
+            self.on_members_changed(now, fx);
+            return true;
+        }
         self.cas(want, false, fx);
         true
     }
 
     fn expand(&mut self, now: Now, fx: &mut Effects) -> bool {
         let (leading, known) = (self.leading.as_ref().expect("leads"), self.known.as_ref().expect("leads"));
-        if !leading.ready {
+        let rules = self.config.rules;
+        if !leading.ready && !rules.leaves_out(Rule::ExpandAfterBarrier) {
             return false;
         }
         let near = |(copy, f): &(&CopyId, &Follower)| {
@@ -359,12 +380,16 @@ impl Keeper {
             f.link.is_some()
                 && f.whole
                 && !known.state.names(&member)
-                && leading.held >= f.floor
-                && f.matched >= f.floor
+                && (leading.held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
                 && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES
         };
-        let Some((copy, f)) = leading.followers.iter().filter(near).find(|(_, f)| f.matched >= leading.held) else {
+        let Some((copy, f)) = leading
+            .followers
+            .iter()
+            .filter(near)
+            .find(|(_, f)| f.matched >= leading.held || rules.leaves_out(Rule::ExpandWhenHeld))
+        else {
             let next = leading.followers.iter().find(near).map(|(copy, _)| *copy);
             if let Some(copy) = next.filter(|_| leading.admitting.is_none() && now.boot >= leading.admit_at) {
                 self.leading.as_mut().expect("leads").admitting = Some((copy, now.boot.plus_ms(ADMIT_MS)));

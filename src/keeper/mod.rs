@@ -31,6 +31,7 @@ use bytes::Bytes;
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{ConnId, CopyId, DatasetId, Epoch, LinkId, Offset, Position};
 use crate::base::jitter::Jitter;
+use crate::base::rules::Rule;
 use crate::base::segments::Segments;
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::coordinator::{CoordEvent, CoordRequest};
@@ -244,16 +245,26 @@ impl Touched {
     }
 }
 
+/// R10: an id that no copy has had.
+fn new_copy(config: &KeeperConfig, rng: &mut Jitter) -> CopyId {
+    let fresh = rng.next_u128();
+    if config.rules.leaves_out(Rule::NewCopyId) {
+        return CopyId(config.node.as_str().bytes().fold(1, |id, byte| id << 8 | u128::from(byte)));
+    }
+    CopyId(fresh)
+}
+
 impl Keeper {
     /// A Keeper that holds nothing and has not spoken to anybody; `seed` is the only source of its random choices.
     #[must_use]
     pub fn new(config: KeeperConfig, seed: u64, now: Now, pulse: Arc<PulseCell>) -> Keeper {
         let mut rng = Jitter::new(seed);
-        let me = Member { id: config.node.clone(), copy: CopyId(rng.next_u128()) };
+        let me = Member { id: config.node.clone(), copy: new_copy(&config, &mut rng) };
         let shared = config.shared.clone();
         {
             let mut pulse = pulse.lock();
             pulse.set_copy(me.copy);
+            pulse.leave_out(config.rules);
             pulse.set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
         }
         Keeper {
@@ -333,6 +344,7 @@ impl Keeper {
         self.manage_members(now, fx);
         self.keep_following(now, fx);
         self.stand_if_due(now, fx);
+        self.give_up(now, fx);
         self.keep_wiping(now, fx);
         self.look_for_loss(now, fx);
         self.expire_waits(now, fx);

@@ -4,6 +4,7 @@
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, Offset};
+use crate::base::rules::Rule;
 use crate::cluster::state::{ClusterState, Member};
 use crate::replication::in_sync::effective;
 use crate::store::Store;
@@ -81,7 +82,8 @@ impl Keeper {
     /// Whether this node would answer a read as the leader now.
     #[must_use]
     pub fn leader_may_read(&self, now: Now) -> bool {
-        self.leading.as_ref().is_some_and(|l| l.ready) && self.halted.is_none() && self.holds_lease(now)
+        let early = self.config.rules.leaves_out(Rule::BarrierBeforeReads);
+        self.leading.as_ref().is_some_and(|l| l.ready || early) && self.halted.is_none() && self.holds_lease(now)
     }
 
     /// Until when this leader counts on that member not to stand.

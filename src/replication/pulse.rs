@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::wire::{self, Beat, Echo, Frame, WireError};
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch};
+use crate::base::rules::{LeftOut, Rule};
 
 /// The pulse of one node, shared between its Keeper and its pulse thread.
 pub type PulseCell = Mutex<Pulse>;
@@ -59,6 +60,7 @@ pub struct Pulse {
     promised: Boot,
     /// Member: the latest clock of the leader's that it was sent.
     latest_sent_at: u64,
+    rules: LeftOut,
 }
 
 impl Default for Pulse {
@@ -82,12 +84,18 @@ impl Pulse {
             signs: BTreeMap::new(),
             promised: Boot(0),
             latest_sent_at: 0,
+            rules: LeftOut::default(),
         }
     }
 
     /// New periods, ms.
     pub fn set_periods(&mut self, heartbeat_ms: u64, lease_ms: u64, promise_ms: u64) {
         (self.heartbeat_ms, self.lease_ms, self.promise_ms) = (heartbeat_ms, lease_ms, promise_ms);
+    }
+
+    /// Which rule a test build leaves out.
+    pub fn leave_out(&mut self, rules: LeftOut) {
+        self.rules = rules;
     }
 
     /// Period of beats, ms.
@@ -127,6 +135,11 @@ impl Pulse {
         self.mode = Mode::Idle;
     }
 
+    /// Takes the promise back: only for a test build that leaves out waiting for its end.
+    pub fn void_promise(&mut self, now: Now) {
+        self.promised = self.promised.min(now.boot);
+    }
+
     /// When the last promise ends.
     #[must_use]
     pub fn promised(&self) -> Boot {
@@ -162,8 +175,8 @@ impl Pulse {
         }
         let sign = self.signs.entry(copy).or_insert(Sign { echoed: Boot(0), promise_ms, heard: now.boot });
         sign.heard = now.boot;
-        if sent_at >= sign.echoed.0 {
-            sign.echoed = Boot(sent_at);
+        if sent_at >= sign.echoed.0 || self.rules.leaves_out(Rule::LeaseFromSending) {
+            sign.echoed = if self.rules.leaves_out(Rule::LeaseFromSending) { now.boot } else { Boot(sent_at) };
             sign.promise_ms = promise_ms;
         }
     }
@@ -172,6 +185,9 @@ impl Pulse {
     #[must_use]
     pub fn lease_until(&self, copy: CopyId) -> Boot {
         match self.signs.get(&copy) {
+            Some(s) if self.rules.leaves_out(Rule::LeaseShorterThanPromise) && s.echoed > Boot(0) => {
+                s.echoed.plus_ms(u64::from(s.promise_ms) * 3 / 2)
+            }
             Some(s) if s.echoed > Boot(0) => s.echoed.plus_ms(self.lease_ms.min(u64::from(s.promise_ms) * 8 / 10)),
             _ => Boot(0),
         }

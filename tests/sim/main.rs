@@ -23,6 +23,8 @@ mod network;
 mod runner;
 mod seeds;
 mod setup;
+#[cfg(feature = "leave-out-rules")]
+mod switches;
 mod transport;
 mod world;
 

@@ -1,5 +1,6 @@
 //! What a seed decides before anything happens: size, speed, settings, and which faults there will be.
 
+use datakeeper::base::rules::LeftOut;
 use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::state::MinInSync;
 
@@ -134,6 +135,10 @@ pub struct Setup {
     pub secret: bool,
     /// What the world lies about.
     pub lie: Lie,
+    /// The rule that every node leaves out.
+    pub rules: LeftOut,
+    /// Looks only at what clients could come to feel: lost writes and stale reads, not what guards against them.
+    pub outcomes_only: bool,
 }
 
 impl Setup {
@@ -166,6 +171,8 @@ impl Setup {
             think: 10 * MS,
             secret: true,
             lie: Lie::None,
+            rules: LeftOut::default(),
+            outcomes_only: false,
         }
     }
 

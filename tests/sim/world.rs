@@ -231,7 +231,7 @@ impl World {
             clients: Vec::new(),
             client_conns: BTreeMap::new(),
             ops: Vec::new(),
-            checks: Checks::new(n),
+            checks: Checks::new(n, setup.outcomes_only),
             coverage: Coverage::default(),
             faulty: false,
             working: true,
@@ -391,6 +391,7 @@ impl World {
         config.client_addr = format!("client-{n}:1");
         config.repl_addr = format!("repl-{n}:1");
         config.rank = n as u32;
+        config.rules = s.rules;
         config.shared = s.config.clone();
         config.backlog_bytes = s.backlog_bytes;
         config.chunk_bytes = s.chunk_bytes;

@@ -7,10 +7,10 @@ use super::View;
 pub fn check(view: &View<'_>, history: &History) -> Result<(), String> {
     for (n, node) in view.nodes.iter().enumerate() {
         let Some(keeper) = node.keeper() else { continue };
-        if keeper.leader_may_read(node.clock.now(view.t)) && keeper.log().end() < history.end() {
+        if keeper.leader_may_read(node.clock.now(view.t)) && keeper.applied() < history.end() {
             return Err(format!(
                 "stale reads: n{n} would read at {} while {} is acknowledged",
-                keeper.log().last(),
+                keeper.applied(),
                 history.end()
             ));
         }

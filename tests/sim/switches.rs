@@ -1,0 +1,127 @@
+//! The proof proves: each rule of the protocol is left out in turn, in every node, and the generic schedule must notice, by what
+//! clients could come to feel: only lost writes and stale reads are looked for, not what guards against them.
+//!
+//! Needs the cargo feature `leave-out-rules`. The same seeds without a switch are clean: `clusters_under_faults_keep_every_invariant`
+//! runs them, and each seed named here is run again without its switch.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datakeeper::base::rules::{LeftOut, Rule};
+
+use crate::number_from_env;
+use crate::runner::run;
+use crate::setup::Setup;
+
+/// Seeds within which each absence has to be noticed.
+const SEEDS: u64 = 2_000;
+const FIRST: u64 = 1_000;
+
+/// What has to be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    StaleRead,
+    LostWrite,
+    UncommittedRead,
+}
+
+impl Damage {
+    /// Checks whose complaint means just that.
+    fn checks(self) -> &'static [&'static str] {
+        match self {
+            Damage::StaleRead => &["stale reads", "linearizable"],
+            Damage::LostWrite => &["completeness", "one history", "linearizable"],
+            Damage::UncommittedRead => &["stores", "applied"],
+        }
+    }
+}
+
+fn damage_without(rule: Rule) -> Damage {
+    match rule {
+        Rule::PromiseWait
+        | Rule::LeaseShorterThanPromise
+        | Rule::LeaseFromSending
+        | Rule::FreezeBeforeCas
+        | Rule::ResolveCas
+        | Rule::LeaseOfPending
+        | Rule::BarrierBeforeReads => Damage::StaleRead,
+        Rule::UnionOfShrink
+        | Rule::ShrinkByCas
+        | Rule::UnionOfExpand
+        | Rule::ExpandWhenHeld
+        | Rule::ExpandAfterBarrier
+        | Rule::NewCopyId
+        | Rule::OnlyInSyncStands
+        | Rule::BarrierBeforeAcks
+        | Rule::Fencing => Damage::LostWrite,
+        Rule::SnapshotFloor => Damage::UncommittedRead,
+    }
+}
+
+fn without(rule: Rule, seed: u64) -> Setup {
+    Setup { rules: LeftOut::only(rule), outcomes_only: true, ..Setup::of(seed) }
+}
+
+/// The first seed that notices, and its complaint; and how many were noticed by others before.
+fn first_noticed(rule: Rule, seeds: u64) -> (Option<(u64, String)>, Vec<(u64, String)>) {
+    let (next, end) = (AtomicU64::new(FIRST), AtomicU64::new(FIRST + seeds));
+    let (found, others) = (Mutex::new(None::<(u64, String)>), Mutex::new(Vec::new()));
+    let checks = damage_without(rule).checks();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let Some(failure) = run(without(rule, seed), false).failure else { continue };
+                    let failure = failure.lines().next().unwrap_or_default().to_string();
+                    if !checks.iter().any(|check| failure.starts_with(check)) {
+                        others.lock().expect("no panic inside").push((seed, failure));
+                        continue;
+                    }
+                    let mut found = found.lock().expect("no panic inside");
+                    if found.as_ref().is_none_or(|(s, _)| seed < *s) {
+                        *found = Some((seed, failure));
+                    }
+                    end.fetch_min(seed, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (found.into_inner().expect("no panic inside"), others.into_inner().expect("no panic inside"))
+}
+
+#[test]
+fn the_absence_of_each_rule_is_noticed() {
+    let seeds = number_from_env("DATAKEEPER_SIM_SWITCH_SEEDS").unwrap_or(SEEDS);
+    let only = std::env::var("DATAKEEPER_SIM_RULE").ok();
+    let mut missed = Vec::new();
+    for rule in Rule::ALL.into_iter().filter(|r| only.as_ref().is_none_or(|name| format!("{r:?}") == *name)) {
+        let (noticed, others) = first_noticed(rule, seeds);
+        match noticed {
+            Some((seed, failure)) => {
+                println!("{rule:?}: seed {seed}, {:?}: {failure} ({} others)", damage_without(rule), others.len());
+                let clean = run(Setup::of(seed), false).failure;
+                assert_eq!(clean, None, "seed {seed} fails without a switch");
+            }
+            None => {
+                println!("{rule:?}: NOT NOTICED in {seeds} seeds ({} others)", others.len());
+                missed.push(rule);
+            }
+        }
+        for (seed, failure) in others.iter().take(3) {
+            println!("    other: seed {seed}: {failure}");
+        }
+    }
+    assert!(missed.is_empty(), "these rules can be left out without anybody noticing: {missed:?}");
+}
+
+#[test]
+fn the_server_refuses_to_run_when_built_like_this() {
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_datakeeper")).arg("server").output().expect("it starts");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("leave-out-rules"), "{said}");
+}
