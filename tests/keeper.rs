@@ -6,7 +6,8 @@
 mod support;
 
 use datakeeper::cluster::role::Role;
-use support::world::three;
+use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
+use support::world::{World, three, three_tuned};
 
 #[test]
 fn a_founder_leads_alone_and_learners_are_filled_and_taken_in() {
@@ -105,4 +106,68 @@ fn state_deleted_under_a_running_cluster_halts_its_nodes_loudly() {
 fn an_http_request_ends_the_connection() {
     let mut world = three();
     assert!(world.ask(0, &["POST", "/", "HTTP/1.1"]).starts_with("-ERR unknown command 'POST'"));
+}
+
+fn confirm(_: usize, config: &mut KeeperConfig) {
+    config.read_mode = ReadMode::Confirm;
+}
+
+fn only_replicas_confirm(i: usize, config: &mut KeeperConfig) {
+    if i > 0 {
+        config.read_mode = ReadMode::Confirm;
+    }
+}
+
+fn some_leader(world: &World) -> bool {
+    (0..3).any(|i| world.role(i) == Role::Leader)
+}
+
+#[test]
+fn in_confirm_mode_the_reads_of_many_connections_wait_for_one_round_that_began_after_them() {
+    let mut world = three_tuned(confirm);
+    let conns: Vec<_> = (0..20).map(|_| world.connect(0)).collect();
+    let mut requests: Vec<_> = conns.iter().map(|conn| world.request(0, *conn, &["GET", "before7"])).collect();
+    assert!(requests.iter().all(|r| r.next == Next::Wait && r.out.to_vec().is_empty()), "a read was answered unasked");
+    world.run(2);
+    for request in &mut requests {
+        assert!(world.answered(request), "the round is not back: {:#?}", world.notices());
+        assert_eq!(request.out.to_vec(), b"$1\r\nx\r\n");
+    }
+}
+
+#[test]
+fn in_confirm_mode_a_leader_that_nobody_answers_refuses_reads_whatever_it_heard_before() {
+    let mut world = three_tuned(confirm);
+    let conn = world.connect(0);
+    assert_eq!(world.ask_on(0, conn, &["GET", "before7"]), b"$1\r\nx\r\n");
+    world.cut_off.insert(0);
+    let begin = world.now_ms;
+    let mut request = world.request(0, conn, &["GET", "before7"]);
+    assert_eq!(request.next, Next::Wait, "the answers of before count for nothing");
+    while !world.answered(&mut request) && world.role(0) == Role::Leader {
+        world.run(1);
+    }
+    let reply = String::from_utf8(request.out.to_vec()).unwrap();
+    assert!(reply.is_empty() || reply.starts_with("-TRYAGAIN"), "{reply}");
+    assert!(world.now_ms - begin <= 1_010, "{} ms", world.now_ms - begin);
+}
+
+#[test]
+fn in_confirm_mode_a_dead_leader_is_replaced_without_waiting_for_promises() {
+    let mut world = three_tuned(confirm);
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    world.crash(0);
+    let took = world.run_until("a new leader", 1_000, some_leader);
+    assert!(took <= 60, "took {took} ms");
+    let leader = if world.role(1) == Role::Leader { 1 } else { 2 };
+    assert_eq!(world.ask(leader, &["GET", "k"]), "$1\r\nv\r\n");
+}
+
+#[test]
+fn a_leader_that_reads_under_lease_is_waited_for_also_by_replicas_in_confirm_mode() {
+    let mut world = three_tuned(only_replicas_confirm);
+    world.run(50);
+    world.crash(0);
+    let took = world.run_until("a new leader", 1_000, some_leader);
+    assert!(took >= 400, "took only {took} ms: a lease could still be running");
 }

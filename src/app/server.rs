@@ -117,6 +117,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     };
     keeper.read_mode = match config.replication.read_mode {
         config::ReadMode::Lease => ReadMode::Lease,
+        config::ReadMode::Confirm => ReadMode::Confirm,
         config::ReadMode::Local => ReadMode::Local,
     };
     keeper.backlog_bytes = usize::try_from(config.replication.backlog_bytes).unwrap_or(usize::MAX);

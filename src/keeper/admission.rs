@@ -71,7 +71,8 @@ impl Gates {
 }
 
 impl Keeper {
-    pub(super) fn gates(&self, now: Now) -> Gates {
+    /// `asked`: since when the reads of the batch wait for a round of confirmations.
+    pub(super) fn gates(&self, now: Now, asked: Option<Boot>) -> Gates {
         let both = |gate| Gates { read: gate, write: gate };
         match self.role {
             Role::Starting => both(Gate::Refuse(Refusal::Loading)),
@@ -81,7 +82,7 @@ impl Keeper {
             }
             Role::Leading | Role::Resigning => both(Gate::Wait(Refusal::Loading)),
             Role::SteppingDown => both(Gate::Wait(Refusal::NoLeader)),
-            Role::Leader => self.leader_gates(now),
+            Role::Leader => self.leader_gates(now, asked),
             Role::Candidate | Role::Joining | Role::Syncing | Role::Replica => {
                 let write = if self.leader_is_confirmed(now) { Gate::Moved } else { Gate::Wait(Refusal::NoLeader) };
                 let may_read = self.role != Role::Joining && self.follower_may_read();
@@ -90,7 +91,7 @@ impl Keeper {
         }
     }
 
-    fn leader_gates(&self, now: Now) -> Gates {
+    fn leader_gates(&self, now: Now, asked: Option<Boot>) -> Gates {
         let state = &self.known.as_ref().expect("a leader knows the state").state;
         let enough = may_commit(state, self.pending.as_ref().map(|p| &p.want));
         let write = if !enough {
@@ -100,7 +101,7 @@ impl Keeper {
         } else {
             Gate::Serve
         };
-        Gates { read: if self.holds_lease(now) { Gate::Serve } else { Gate::Wait(Refusal::NoLease) }, write }
+        Gates { read: if self.may_read(now, asked) { Gate::Serve } else { Gate::Wait(Refusal::NoLease) }, write }
     }
 
     /// Whether this follower has heard its leader so lately that clients can be sent there.

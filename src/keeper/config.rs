@@ -19,6 +19,8 @@ pub enum Acks {
 pub enum ReadMode {
     /// A lease from every member of the in-sync set.
     Lease,
+    /// A word from every member of the in-sync set, asked for after the read arrived: no clock is trusted.
+    Confirm,
     /// Nothing: a deposed leader may answer with old data until it notices.
     Local,
 }

@@ -66,10 +66,11 @@ impl Keeper {
             return Executed { commands: 0, seq: None, next: Next::CloseAfter };
         };
         self.waiting.remove(&conn);
+        self.confirming.remove(&conn);
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
         }
-        let gates = self.gates(now);
+        let gates = self.gates(now, session.reads_asked);
         let end_before = self.log.end();
         let mut need = Offset::ZERO;
         let mut done = from;
@@ -103,6 +104,12 @@ impl Keeper {
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
+        }
+        if self.confirming.contains_key(&conn) {
+            self.wake_followers(fx);
+        }
+        if matches!(next, Next::Done | Next::CloseAfter) {
+            session.reads_asked = None;
         }
         let seq = (need > self.acked && self.config.acks == Acks::InSync && self.leading.is_some()).then(|| {
             session.held_seq += 1;
@@ -272,6 +279,9 @@ impl Keeper {
                     session.wait_until = None;
                 }
                 if self.may_wait(now, conn, &mut session.wait_until) {
+                    if refusal == Refusal::NoLease {
+                        self.ask_for_round(now, conn, &mut session.reads_asked);
+                    }
                     return Some(Outcome::Stop(Next::Wait));
                 }
                 refusal

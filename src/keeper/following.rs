@@ -39,6 +39,10 @@ pub(super) struct Following {
     pub sent_at: u64,
     /// When anything was last received on the link.
     pub heard: Boot,
+    /// The leader said in this epoch that it reads without leases, so that no promise has to be kept once it is gone.
+    pub confirms: bool,
+    /// The link on which data flowed broke, and no other was made since.
+    pub lost: bool,
     /// When to dial (again).
     pub retry_at: Boot,
     pause_ms: u64,
@@ -76,6 +80,8 @@ impl Keeper {
             matched: Offset::ZERO,
             sent_at: 0,
             heard: now.boot,
+            confirms: false,
+            lost: false,
             retry_at: now.boot,
             pause_ms: REDIAL_MS,
         });
@@ -143,9 +149,13 @@ impl Keeper {
         if f.accepted {
             fx.push(Notice::info(format!("link to leader {} is down at {}: {reason}", f.leader.id, self.log.last())));
             f.pause_ms = REDIAL_MS;
+            f.lost = true;
             if self.config.rules.leaves_out(Rule::PromiseWait) {
                 self.pulse.lock().void_promise(now);
             }
+        } else if f.confirms && f.lost {
+            // Dialled again, and nobody leads there any more.
+            self.pulse.lock().void_promise(now);
         }
         (f.link, f.accepted, f.welcomed) = (None, false, false);
         f.retry_at = now.boot.plus_ms(f.pause_ms);
@@ -208,6 +218,7 @@ impl Keeper {
         let token = u128::from_be_bytes(wire::unhex16(&w.token)?);
         let f = self.following.as_mut().expect("just seen");
         f.welcomed = true;
+        f.confirms = w.confirms;
         f.heard = now.boot;
         let addr = self.nodes.iter().find(|n| n.registration.id == leader).map(|n| n.registration.repl_addr.clone());
         if let Some(addr) = addr {
@@ -221,7 +232,7 @@ impl Keeper {
     pub(super) fn on_registered(&mut self, fx: &mut Effects) {
         let ready = self.is_registered();
         let Some(f) = self.following.as_mut().filter(|f| f.welcomed && !f.accepted && ready) else { return };
-        f.accepted = true;
+        (f.accepted, f.lost) = (true, false);
         f.pause_ms = REDIAL_MS;
         let (epoch, link) = (f.epoch, f.link.expect("a welcome came on a link"));
         self.send(link, wire::accept(epoch), fx);

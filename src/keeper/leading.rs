@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{CopyId, Epoch, LinkId, NodeId, Offset};
+use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
 use crate::replication::in_sync::{effective, held, may_commit};
+use crate::replication::pulse::Pulse;
 use crate::replication::wire::Ack;
 
 use super::{Effect, Effects, Keeper, Notice, ReadMode};
@@ -84,6 +85,8 @@ pub(super) struct Leading {
     pub admit_at: Boot,
     /// When replicas are to be told of a new commit position if nothing else is sent to them before.
     pub commit_due: Option<Boot>,
+    /// The latest read that needs a round of confirmations came then: what is sent later begins one.
+    pub round_at: Boot,
     /// When a heartbeat goes out next on the links.
     pub beat_at: Boot,
     /// When acknowledgements or transfers last made progress.
@@ -146,6 +149,7 @@ impl Keeper {
             admitting: None,
             admit_at: now.boot,
             commit_due: None,
+            round_at: Boot(0),
             beat_at: now.boot,
             progress: now.boot,
             members_at: now.boot,
@@ -160,16 +164,61 @@ impl Keeper {
 
     /// Until when this leader may answer reads; the far future if nobody else can be elected.
     pub(super) fn lease_until(&self) -> Boot {
+        self.earliest(Pulse::lease_until)
+    }
+
+    /// Earliest of what the pulse knows of the others in the effective set; the far future if there are none.
+    fn earliest(&self, of: fn(&Pulse, CopyId) -> Boot) -> Boot {
         let (Some(known), Some(_)) = (&self.known, &self.leading) else { return Boot(0) };
         let pending = self.pending.as_ref().filter(|_| !self.config.rules.leaves_out(Rule::LeaseOfPending));
         let set = effective(&known.state, pending.map(|p| &p.want));
         let pulse = self.pulse.lock();
-        set.iter().filter(|m| ***m != self.me).map(|m| pulse.lease_until(m.copy)).min().unwrap_or(Boot(u64::MAX))
+        set.iter().filter(|m| ***m != self.me).map(|m| of(&pulse, m.copy)).min().unwrap_or(Boot(u64::MAX))
     }
 
-    /// Whether the leader may answer a read now (R9).
+    /// Whether the leader was heard by all who could replace it so lately that it may call itself one.
     pub(super) fn holds_lease(&self, now: Now) -> bool {
         self.config.read_mode == ReadMode::Local || self.lease_until() > now.boot
+    }
+
+    /// Whether the leader may answer a read now (R9), given since when it waits for a round of confirmations.
+    ///
+    /// A round: everybody in the effective set answers something that was sent after the read had arrived. So nobody there had
+    /// frozen to stand before the read arrived (R4), and whatever was acknowledged by then is in this store. Many connections share
+    /// a round. The leader's own clock only numbers what it sends here; no two clocks are compared.
+    pub(super) fn may_read(&self, now: Now, asked: Option<Boot>) -> bool {
+        match self.config.read_mode {
+            ReadMode::Lease | ReadMode::Local => self.holds_lease(now),
+            ReadMode::Confirm => self.earliest(Pulse::echoed_at) > asked.unwrap_or(now.boot),
+        }
+    }
+
+    /// The reads of this connection wait for a round; it begins with what is sent to the followers next.
+    pub(super) fn ask_for_round(&mut self, now: Now, conn: ConnId, asked: &mut Option<Boot>) {
+        if self.config.read_mode != ReadMode::Confirm {
+            return;
+        }
+        let at = *asked.get_or_insert(now.boot);
+        self.confirming.insert(conn, at);
+        let leading = self.leading.as_mut().expect("only a leader's reads wait for a round");
+        leading.round_at = leading.round_at.max(at);
+        // A clock that has not moved since then: what is sent right now would not count.
+        leading.commit_due.get_or_insert(now.boot.plus_ms(1));
+    }
+
+    /// Goes on with the reads whose round is back.
+    fn resume_confirmed(&mut self, fx: &mut Effects) {
+        if self.confirming.is_empty() {
+            return;
+        }
+        let upto = self.earliest(Pulse::echoed_at);
+        self.confirming.retain(|conn, asked| {
+            let back = *asked < upto;
+            if back && self.waiting.remove(conn).is_some() {
+                fx.push(Effect::Resume(*conn));
+            }
+            !back
+        });
     }
 
     /// A follower's acknowledgement.
@@ -192,6 +241,7 @@ impl Keeper {
         }
         self.pulse.lock().sign(now, ack.epoch, ack.copy, ack.sent_at, ack.promise_ms);
         self.advance(now, fx);
+        self.resume_confirmed(fx);
         if moved {
             self.resume_blocked(fx);
         }
@@ -218,7 +268,9 @@ impl Keeper {
         let enough = may_commit(&known.state, pending);
         if !leading.ready {
             let barrier_held = leading.held >= leading.barrier;
-            if !barrier_held || self.registered != Some((self.me.copy, false)) || self.lease_until() <= now.boot {
+            let confirms = self.config.read_mode == ReadMode::Confirm;
+            let leased = confirms || self.lease_until() > now.boot;
+            if !barrier_held || self.registered != Some((self.me.copy, false)) || !leased {
                 return;
             }
             self.become_ready(fx);
@@ -294,7 +346,8 @@ impl Keeper {
         leading.members_at = now.boot.plus_ms(MEMBERS_MS);
         self.close_deaf_links(now, fx);
         self.end_admission(now, fx);
-        if self.waiting.len() > self.blocked.len() && !self.gates(now).any_waits() {
+        self.resume_confirmed(fx);
+        if self.waiting.len() > self.blocked.len() && !self.gates(now, Some(Boot(0))).any_waits() {
             // A lease came back with a pulse, which does not pass through here.
             self.resume_waiting(fx);
         }

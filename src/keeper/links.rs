@@ -20,7 +20,7 @@ use crate::replication::wire::{
 };
 
 use super::leading::Follower;
-use super::{Effect, Effects, Keeper, Notice};
+use super::{Effect, Effects, Keeper, Notice, ReadMode};
 
 /// What a link's writer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,6 +355,7 @@ impl Keeper {
             token: format!("{token:032x}"),
             proof: wire::proof(secret, "welcome", &theirs, &mine),
             keys: self.store.len() as u64,
+            confirms: self.config.read_mode == ReadMode::Confirm,
         };
         for former in replaced {
             self.hang_up(former, fx);
@@ -389,8 +390,9 @@ impl Keeper {
     }
 
     fn on_refused(&mut self, now: Now, link: LinkId, highest: Epoch, refused: &Refused, fx: &mut Effects) {
-        let Some(f) = self.following.as_ref().filter(|f| f.link == Some(link)) else { return };
+        let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link)) else { return };
         let (leader, epoch) = (f.leader.id.clone(), f.epoch);
+        f.lost &= refused.reason == Reason::NotLeader;
         self.hang_up(link, fx);
         self.on_leader_link_down(now, &refused.text, fx);
         match refused.reason {
@@ -476,7 +478,9 @@ impl Keeper {
             } else {
                 // Half a period: the timer that brought us here does not know what was sent in between.
                 let beat = now.boot.ms_since(stream.sent_at) * 2 >= self.shared.heartbeat_ms;
-                if beat || stream.acked_sent < self.acked {
+                let asked = self.leading.as_ref().map_or(Boot(0), |l| l.round_at);
+                let round = asked > Boot(0) && stream.sent_at <= asked && now.boot > asked;
+                if beat || round || stream.acked_sent < self.acked {
                     stream.parts = Some(self.heartbeat(stream));
                     continue;
                 }

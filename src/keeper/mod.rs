@@ -211,6 +211,8 @@ pub struct Keeper {
     waiting: BTreeMap<ConnId, Boot>,
     /// Those of them that count acknowledgements.
     blocked: BTreeSet<ConnId>,
+    /// Connections whose reads wait for a round of confirmations that began after this instant.
+    confirming: BTreeMap<ConnId, Boot>,
     upkeep_at: Boot,
     stopping: bool,
     halted: Option<String>,
@@ -300,6 +302,7 @@ impl Keeper {
             holds: Holds::default(),
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            confirming: BTreeMap::new(),
             upkeep_at: now.boot,
             stopping: false,
             halted: None,

@@ -9,7 +9,7 @@ use crate::cluster::state::{ClusterState, Member};
 use crate::replication::in_sync::effective;
 use crate::store::Store;
 
-use super::Keeper;
+use super::{Keeper, ReadMode};
 
 impl Keeper {
     /// The copy that this node holds.
@@ -79,17 +79,18 @@ impl Keeper {
         self.leading.as_ref()?.admitting.map(|(copy, _)| copy)
     }
 
-    /// Whether this node would answer a read as the leader now.
+    /// Whether this node would answer a read as the leader now, without asking anybody first.
     #[must_use]
     pub fn leader_may_read(&self, now: Now) -> bool {
         let early = self.config.rules.leaves_out(Rule::BarrierBeforeReads);
-        self.leading.as_ref().is_some_and(|l| l.ready || early) && self.halted.is_none() && self.holds_lease(now)
+        self.leading.as_ref().is_some_and(|l| l.ready || early) && self.halted.is_none() && self.may_read(now, None)
     }
 
-    /// Until when this leader counts on that member not to stand.
+    /// Until when this leader counts on that member not to stand; nothing if it reads without leases.
     #[must_use]
     pub fn lease_from(&self, copy: CopyId) -> Option<Boot> {
-        self.leading.as_ref().map(|_| self.pulse.lock().lease_until(copy))
+        let leased = self.config.read_mode == ReadMode::Lease;
+        self.leading.as_ref().filter(|_| leased).map(|_| self.pulse.lock().lease_until(copy))
     }
 
     /// Until when this node has promised not to stand.

@@ -135,7 +135,8 @@ impl Pulse {
         self.mode = Mode::Idle;
     }
 
-    /// Takes the promise back: only for a test build that leaves out waiting for its end.
+    /// Member: nobody counts on the promise any more. The leader of this epoch reads without leases, and is gone; or a test build
+    /// leaves out waiting for its end.
     pub fn void_promise(&mut self, now: Now) {
         self.promised = self.promised.min(now.boot);
     }
@@ -191,6 +192,13 @@ impl Pulse {
             Some(s) if s.echoed > Boot(0) => s.echoed.plus_ms(self.lease_ms.min(u64::from(s.promise_ms) * 8 / 10)),
             _ => Boot(0),
         }
+    }
+
+    /// Leader: the latest clock of ours that this member has echoed in this epoch. It was unfrozen and followed us at some time
+    /// after that.
+    #[must_use]
+    pub fn echoed_at(&self, copy: CopyId) -> Boot {
+        self.signs.get(&copy).map_or(Boot(0), |s| s.echoed)
     }
 
     /// Leader: when that member was last heard in this epoch.

@@ -139,6 +139,9 @@ pub struct Welcome {
     pub proof: String,
     /// Keys in the leader's store, for progress of a full resync.
     pub keys: u64,
+    /// The leader reads without leases for as long as it leads this epoch (`read_mode: confirm`): no promise needs to be kept.
+    #[serde(default)]
+    pub confirms: bool,
 }
 
 /// Why a hello was not accepted.

@@ -131,6 +131,8 @@ pub struct Setup {
     pub flushes: bool,
     /// Longest pause of a client between two requests, ns.
     pub think: u64,
+    /// Which machines read with `read_mode: confirm`, a bit for each.
+    pub confirms: u64,
     /// Shared secret of the links.
     pub secret: bool,
     /// What the world lies about.
@@ -169,6 +171,7 @@ impl Setup {
             big_values: false,
             flushes: false,
             think: 10 * MS,
+            confirms: 0,
             secret: true,
             lie: Lie::None,
             rules: LeftOut::default(),
@@ -214,6 +217,7 @@ impl Setup {
         s.flushes = d.chance(150);
         s.think = d.log_between(10 * MS, 100 * MS);
         s.secret = d.chance(500);
+        s.confirms = d.pick(&[0, 0, 0, u64::MAX, 0b0101]);
         s
     }
 }

@@ -11,7 +11,7 @@ use datakeeper::base::clock::Now;
 use datakeeper::base::ids::{CopyId, HashKey, LinkId};
 use datakeeper::cluster::coordinator::CoordRequest;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, Level};
+use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, Level, ReadMode};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::shell::coordination::model::SessionId;
 
@@ -395,6 +395,9 @@ impl World {
         config.shared = s.config.clone();
         config.backlog_bytes = s.backlog_bytes;
         config.chunk_bytes = s.chunk_bytes;
+        if s.confirms >> n & 1 == 1 {
+            config.read_mode = ReadMode::Confirm;
+        }
         config.secret = s.secret.then(|| b"a secret".to_vec());
         config.hash_key = HashKey(self.dice.nonce());
         let mut now = self.nodes[n].clock.now(self.t);

@@ -351,7 +351,13 @@ impl World {
 }
 
 pub fn three() -> World {
+    three_tuned(|_, _| {})
+}
+
+/// As [`three`], with other settings.
+pub fn three_tuned(tune: fn(usize, &mut KeeperConfig)) -> World {
     let mut world = World::new(3);
+    world.tune = tune;
     world.start(0);
     world.run_until("n0 leads", 100, |w| w.role(0) == Role::Leader);
     for i in 0..50 {

@@ -4,8 +4,8 @@
 //! flag is checked like a line of the file, and all errors are reported at once. `config.yml` at the root documents every key;
 //! a test holds it to exactly the defaults below.
 //!
-//! A word that has a meaning but is not carried out by this release (`read_mode: confirm`, `writes_on_replica: proxy`, an
-//! eviction policy) is refused: a setting that is silently ignored would be a promise not kept.
+//! A word that has a meaning but is not carried out by this release (`writes_on_replica: proxy`, an eviction policy) is
+//! refused: a setting that is silently ignored would be a promise not kept.
 //!
 //! Not here: what the settings do (their floors), and the bound addresses of ephemeral ports (known only after binding).
 
@@ -163,6 +163,8 @@ words!(
     ReadMode {
         /// Echoes younger than `lease_ms` from the in-sync set: linearizable, given clocks that run at like speeds.
         Lease = "lease",
+        /// An answer from the whole in-sync set, asked for after the read arrived: linearizable whatever the clocks do.
+        Confirm = "confirm",
         /// Nothing: fastest, and a deposed leader may answer with old data.
         Local = "local",
     }
@@ -606,7 +608,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
                     given.number().filter(|n| (1..=1_000).contains(n)).map(|n| MinInSync::Count(n as u32))
                 },
             ),
-            read_mode: reader.choice("replication.read_mode", ReadMode::WORDS, &["confirm"], ReadMode::Lease),
+            read_mode: reader.choice("replication.read_mode", ReadMode::WORDS, &[], ReadMode::Lease),
             heartbeat_ms: reader.number("replication.heartbeat_ms", 1..=600_000, timing.heartbeat_ms),
             suspect_ms: reader.number("replication.suspect_ms", 1..=600_000, timing.suspect_ms),
             lease_ms: reader.number("replication.lease_ms", 1..=600_000, timing.lease_ms),

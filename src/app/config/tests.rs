@@ -149,7 +149,6 @@ log: [info]
 #[test]
 fn what_is_not_in_this_release_is_refused_not_ignored() {
     for (setting, offered) in [
-        ("replication.read_mode=confirm", "lease | local"),
         ("writes_on_replica=readonly", "moved"),
         ("writes_on_replica=proxy", "moved"),
         ("memory.eviction=allkeys-lru", "noeviction"),

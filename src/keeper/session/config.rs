@@ -85,6 +85,7 @@ pub(super) fn acks(acks: Acks) -> &'static str {
 pub(super) fn read_mode(mode: ReadMode) -> &'static str {
     match mode {
         ReadMode::Lease => "lease",
+        ReadMode::Confirm => "confirm",
         ReadMode::Local => "local",
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Session {
     pub held_seq: u64,
     /// Until when its next command waits.
     pub wait_until: Option<Boot>,
+    /// When the first read of its batch came that needs a round of confirmations; see [`Keeper::may_read`].
+    pub reads_asked: Option<Boot>,
     /// What a command remembers that runs in slices.
     pub slice: SliceState,
 }
@@ -142,6 +144,7 @@ impl Keeper {
             last_write: Offset::ZERO,
             held_seq: 0,
             wait_until: None,
+            reads_asked: None,
             slice: SliceState::default(),
         };
         self.sessions.map.insert(conn, session);
@@ -153,6 +156,7 @@ impl Keeper {
         self.sessions.map.remove(&conn);
         self.waiting.remove(&conn);
         self.blocked.remove(&conn);
+        self.confirming.remove(&conn);
         self.holds.forget(conn);
     }
 
