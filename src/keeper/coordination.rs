@@ -370,7 +370,7 @@ impl Keeper {
             self.freeze(fx);
         }
         if self.config.rules.leaves_out(Rule::ResolveCas) {
-            self.stand_after = now.boot.plus_ms(HOLD_MS / 10);
+            self.stand_after = now.boot.plus_ms(RANK_STEP_MS);
         }
         let change = self.change(now, Why::Elect);
         let want = self.known.as_ref().expect("stand_at looked").state.elect(&self.me, change);
@@ -387,6 +387,7 @@ impl Keeper {
         let given_up = self.config.rules.leaves_out(Rule::ResolveCas) && now.boot >= self.stand_after;
         if let Some(pending) = self.pending.as_mut().filter(|p| p.leads && given_up) {
             pending.leads = false;
+            fx.push(Notice::info("gave the change up without knowing how it ended"));
             self.follow_known(now, fx);
         }
     }

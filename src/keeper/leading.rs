@@ -428,12 +428,14 @@ impl Keeper {
         if !leading.ready && !rules.leaves_out(Rule::ExpandAfterBarrier) {
             return false;
         }
+        // Before the barrier is held, the commit position of the former epoch is all that a careless leader could go by.
+        let held = if leading.ready { leading.held } else { self.acked };
         let near = |(copy, f): &(&CopyId, &Follower)| {
             let member = Member { id: f.node.clone(), copy: **copy };
             f.link.is_some()
                 && f.whole
                 && !known.state.names(&member)
-                && (leading.held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))
+                && (held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
                 && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES
         };
@@ -441,7 +443,7 @@ impl Keeper {
             .followers
             .iter()
             .filter(near)
-            .find(|(_, f)| f.matched >= leading.held || rules.leaves_out(Rule::ExpandWhenHeld))
+            .find(|(_, f)| f.matched >= held || rules.leaves_out(Rule::ExpandWhenHeld))
         else {
             let next = leading.followers.iter().find(near).map(|(copy, _)| *copy);
             if let Some(copy) = next.filter(|_| leading.admitting.is_none() && now.boot >= leading.admit_at) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, Offset};
 use crate::base::limits::{FRAME_BYTES_MAX, LINK_BYTES_PER_TURN};
+use crate::base::rules::Rule;
 use crate::base::segments::Segments;
 use crate::cluster::coordinator::CoordRequest;
 use crate::replication::log::Log;
@@ -282,7 +283,7 @@ impl Keeper {
         };
         let epoch = leading.epoch;
         let mode = if hello.dataset.is_none() {
-            if !leading.ready {
+            if !leading.ready && !self.config.rules.leaves_out(Rule::ExpandAfterBarrier) {
                 return refuse(Reason::NotLeader, "this leader is not ready yet".to_string());
             }
             Mode::Full(self.log.last())

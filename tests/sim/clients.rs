@@ -225,6 +225,9 @@ impl World {
         cc.expected.extend(commands.iter().cloned());
         cc.requests.push_back(commands);
         self.after(wait, What::ServerInput(id));
+        if self.clients.iter().any(|client| client.busy) {
+            self.coverage.hit("client: requests overlap");
+        }
         let client = &mut self.clients[c];
         client.busy = true;
         client.serial += 1;
@@ -323,6 +326,7 @@ impl World {
             EXPIRING => {
                 let value = self.value(c);
                 let ms = self.dice.log_between(5, 3_000).to_string();
+                self.coverage.hit("client: write that expires");
                 let op = self.op(c, key, Call::SetPx(value.clone()));
                 Command { args: words(&[b"SET", key.as_bytes(), &value, b"PX", ms.as_bytes()]), ops: vec![op] }
             }
@@ -332,6 +336,7 @@ impl World {
             }
             _ if self.dice.chance(200) => {
                 let (a, b) = (self.value(c), self.value(c));
+                self.coverage.hit("client: write of several keys");
                 let ops = vec![
                     self.op(c, REGISTERS[0], Call::Set(a.clone())),
                     self.op(c, REGISTERS[1], Call::Set(b.clone())),

@@ -70,9 +70,23 @@ impl World {
     fn service_delay(&mut self) -> u64 {
         let (low, high) = self.setup.service_delay;
         if self.dice.chance(self.setup.service_hangs) {
+            self.coverage.hit("coordination: late");
             return self.dice.log_between(high, 10_000 * MS);
         }
         self.dice.log_between(low, high)
+    }
+
+    /// What the service was going to do and to say late, it does and says soon.
+    pub fn end_hangs(&mut self, n: usize) {
+        let soon = self.t + self.setup.service_delay.1;
+        let Some(p) = &mut self.nodes[n].process else { return };
+        p.seat.last_at = p.seat.last_at.min(soon);
+        p.seat.inbox.iter_mut().for_each(|(at, _)| *at = (*at).min(soon));
+        let (generation, waiting) = (p.generation, p.seat.inbox.len());
+        for _ in 0..waiting {
+            self.at(soon, What::ServiceDeliver(n, generation));
+        }
+        self.at(soon, What::ServiceStep(n, generation));
     }
 
     /// Looks at the queue, and at the session, before long.

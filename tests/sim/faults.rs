@@ -36,8 +36,21 @@ impl World {
             .expect("weights add up")
             .0;
         self.strike(fault);
-        let wait = self.dice.log_between(self.setup.fault_every / 8 + 1, self.setup.fault_every * 3);
+        let wait = if self.dice.chance(self.setup.bursts) {
+            self.dice.log_between(MS / 2, 200 * MS)
+        } else {
+            self.dice.log_between(self.setup.fault_every / 8 + 1, self.setup.fault_every * 3)
+        };
         self.after(wait, What::NextFault);
+    }
+
+    /// How long a fault lasts.
+    fn spell(&mut self, shortest_ms: u64, longest_ms: u64) -> u64 {
+        if self.dice.chance(self.setup.near_timers) {
+            let promise = self.setup.config.promise_ms;
+            return self.dice.between(promise / 2 * MS, promise * 2 * MS);
+        }
+        self.dice.log_between(shortest_ms * MS, longest_ms * MS)
     }
 
     /// Whether the loss of a process leaves a copy that `/state` names alive. Rarely it is lost all the same.
@@ -78,7 +91,7 @@ impl World {
                     return;
                 }
                 self.count(fault);
-                let wait = self.dice.log_between(20 * MS, if fault == Fault::Pause { 10_000 } else { 3_000 } * MS);
+                let wait = self.spell(20, if fault == Fault::Pause { 10_000 } else { 3_000 });
                 let until = self.t + wait;
                 let node = &mut self.nodes[n];
                 if fault == Fault::Pause {
@@ -97,7 +110,7 @@ impl World {
             }
             Fault::Partition | Fault::OneWay => {
                 self.count(fault);
-                let until = self.t + self.dice.log_between(20 * MS, 5_000 * MS);
+                let until = self.t + self.spell(20, 5_000);
                 let side: Vec<bool> =
                     (0..self.nodes.len()).map(|i| if i == n { true } else { self.dice.chance(400) }).collect();
                 self.trace(|| format!("cut {side:?} until {} ms", until / MS));
@@ -121,7 +134,7 @@ impl World {
                 if fault == Fault::Break {
                     self.break_connection(conn);
                 } else {
-                    let until = self.t + self.dice.log_between(20 * MS, 3_000 * MS);
+                    let until = self.t + self.spell(20, 3_000);
                     let way = self.dice.below(2) as usize;
                     self.conns.get_mut(&conn).expect("just seen").ways[way].stalled_until = until;
                 }
@@ -139,7 +152,7 @@ impl World {
                 }
             }
             Fault::CutFromService => {
-                let until = self.t + self.dice.log_between(50 * MS, 6_000 * MS);
+                let until = self.t + self.spell(50, 6_000);
                 let Some(p) = &mut self.nodes[n].process else { return };
                 p.seat.cut_until = until;
                 self.count(fault);
@@ -227,6 +240,7 @@ impl World {
                 self.after(MS, What::Start(n));
             }
             self.at(t, What::Wake(n));
+            self.end_hangs(n);
         }
         self.nodes.iter().map(|n| n.paused_until.max(n.busy_until)).max().unwrap_or(t).max(t)
     }

@@ -84,6 +84,8 @@ fn clusters_under_faults_keep_every_invariant() {
 #[test]
 fn replay() {
     let setup = number_from_env("DATAKEEPER_SIM_SEED").map_or_else(|| Setup::calm(1), Setup::of);
+    #[cfg(feature = "leave-out-rules")]
+    let setup = switches::rule_from_env().map_or(setup.clone(), |rule| switches::without(rule, setup));
     let verdict = run(setup.clone(), true);
     println!("{}{}", verdict.story, verdict.coverage.report());
     if let Some(failure) = verdict.failure {

@@ -12,9 +12,14 @@ use crate::coverage::Coverage;
 use crate::setup::Setup;
 use crate::world::World;
 
+/// Fewer events in a run than this prove little.
+const EVENTS_MIN: u64 = 5_000;
+
 /// How a run ended.
 pub struct Verdict {
     pub seed: u64,
+    /// Events that happened.
+    pub events: u64,
     pub failure: Option<String>,
     pub coverage: Coverage,
     pub hash: u64,
@@ -57,7 +62,7 @@ pub fn run(setup: Setup, tracing: bool) -> Verdict {
     };
     world.coverage.add("events", world.step);
     world.coverage.add("entries acknowledged", world.checks.history.end().0);
-    Verdict { seed, failure, hash: world.hash(), story: world.story(), coverage: world.coverage }
+    Verdict { seed, events: world.step, failure, hash: world.hash(), story: world.story(), coverage: world.coverage }
 }
 
 /// The acts of a run: coming up, faults, rest, judgement.
@@ -93,7 +98,7 @@ fn story(world: &mut World) -> Result<(), String> {
 
 /// How to see a failed run again.
 pub fn replay_command(seed: u64) -> String {
-    format!("DATAKEEPER_SIM_SEED={seed} cargo test --release --test sim -- replay --nocapture")
+    format!("DATAKEEPER_SIM_SEED={seed} cargo test --profile load --test sim -- replay --nocapture")
 }
 
 /// The text for a run that failed: what, how to repeat it, and what happened before.
@@ -124,7 +129,10 @@ pub fn run_all(
                     if seed >= seeds.end || found.lock().expect("no panic inside").1.len() >= failures_max {
                         return;
                     }
-                    let verdict = run(setup_of(seed), false);
+                    let mut verdict = run(setup_of(seed), false);
+                    if verdict.events < EVENTS_MIN && verdict.failure.is_none() {
+                        verdict.failure = Some(format!("events: only {}, {EVENTS_MIN} are wanted", verdict.events));
+                    }
                     let mut found = found.lock().expect("no panic inside");
                     found.0.merge(&verdict.coverage);
                     if let Some(failure) = verdict.failure {

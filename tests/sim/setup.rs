@@ -95,6 +95,10 @@ pub struct Setup {
     pub heal_phase: u64,
     /// Mean time between faults, ns.
     pub fault_every: u64,
+    /// Per mille of faults that last about as long as a promise: what is decided on both sides meets.
+    pub near_timers: u64,
+    /// Per mille of faults that come right after the one before.
+    pub bursts: u64,
     /// Which faults, with weights.
     pub faults: Vec<(Fault, u64)>,
     /// Settings of the cluster.
@@ -153,6 +157,8 @@ impl Setup {
             fault_phase: 3_000 * MS,
             heal_phase: 12_000 * MS,
             fault_every: 0,
+            near_timers: 0,
+            bursts: 0,
             faults: Vec::new(),
             config: ClusterConfig::default(),
             backlog_bytes: 1 << 20,
@@ -183,7 +189,7 @@ impl Setup {
     pub fn of(seed: u64) -> Setup {
         let mut d = Dice::new(seed ^ 0x5e7u64.rotate_left(40));
         let mut s = Setup::calm(seed);
-        s.nodes = d.pick(&[2, 3, 3, 3, 3, 3, 4, 5]);
+        s.nodes = d.pick(&[2, 2, 3, 3, 3, 3, 4, 5]);
         s.clients = d.between(2, 5) as usize;
         s.fault_phase = d.between(3_000, 9_000) * MS;
         s.fault_every = d.log_between(60, 1_500) * MS;
@@ -193,6 +199,13 @@ impl Setup {
             let (fault, _) = FAULTS[d.below(FAULTS.len() as u64) as usize];
             s.faults.push((fault, d.between(1, 10)));
         }
+        // Shorter timers make more of each second.
+        let (heartbeat, suspect, lease, promise) =
+            d.pick(&[(50, 250, 400, 500), (50, 250, 400, 500), (20, 100, 160, 200)]);
+        (s.config.heartbeat_ms, s.config.suspect_ms) = (heartbeat, suspect);
+        (s.config.lease_ms, s.config.promise_ms) = (lease, promise);
+        s.near_timers = d.pick(&[0, 300, 700]);
+        s.bursts = d.pick(&[0, 200, 600]);
         s.config.min_in_sync =
             d.pick(&[MinInSync::Auto, MinInSync::Auto, MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
         s.backlog_bytes = d.pick(&[10_000, 10_000, 50_000, 200_000, 1 << 20]);
@@ -203,11 +216,15 @@ impl Setup {
         s.bandwidth = d.pick(&[300, 2_000, 20_000, 200_000]);
         s.cuts = d.pick(&[0, 100, 600]);
         s.service_delay = d.pick(&[(MS / 2, 2 * MS), (MS, 20 * MS), (5 * MS, 400 * MS)]);
-        s.service_hangs = d.pick(&[0, 0, 5, 50]);
+        s.service_hangs = d.pick(&[0, 0, 10, 100]);
         s.answers_lost = d.pick(&[0, 0, 50, 300]);
         s.stale_reads = d.pick(&[0, 300, 900]);
         s.session_timeout = d.between(1_000, 4_000) * MS;
         s.fill = d.pick(&[0, 200, 1_500, 3_000]);
+        if s.fill > 200 {
+            // A wall clock that is set may let all of it expire at once.
+            s.backlog_bytes = s.backlog_bytes.max(40_000);
+        }
         s.big_values = d.chance(60);
         if s.big_values {
             s.bandwidth = 200_000;

@@ -284,6 +284,9 @@ impl World {
                 return self.read_soon(conn, end, wait);
             }
         }
+        if self.conns.get(&conn).is_some_and(|c| !c.ways[1 - end].recv.is_empty()) {
+            self.coverage.hit("network: part of a frame arrived");
+        }
         if self.conns.get(&conn).is_some_and(|c| c.ways[1 - end].fin && !c.ends[end].closed) {
             self.read_end(conn, end);
         }
@@ -450,6 +453,7 @@ impl World {
         if let Some((_, Piece::Data(last))) = way.wire.back_mut() {
             let len = last.len();
             let keep = self.dice.below(len as u64 + 1) as usize;
+            self.coverage.hit("network: cut inside a piece");
             last.truncate(keep);
             way.unread -= len - keep;
         }
@@ -461,6 +465,9 @@ impl World {
             self.lose_tail(conn, end);
         }
         let told = self.dice.pick(&[[true, true], [true, false], [false, true], [false, false]]);
+        if told[0] != told[1] {
+            self.coverage.hit("network: half-open connection");
+        }
         let wait = self.delay();
         for (end, told) in told.into_iter().enumerate() {
             if told {
