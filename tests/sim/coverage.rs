@@ -58,7 +58,6 @@ pub const REQUIRED: &[&str] = &[
     "role: replica -> syncing",
     "role: starting -> candidate",
     "role: starting -> joining",
-    "role: syncing -> candidate",
     "role: syncing -> joining",
     "role: syncing -> replica",
     "set expanded",
@@ -67,6 +66,9 @@ pub const REQUIRED: &[&str] = &[
     "store of a follower compared",
     "writer waits for a slow reader",
 ];
+
+/// What 2,000 seeds have to reach besides.
+pub const REQUIRED_OF_MANY: &[&str] = &["role: leader -> replica", "role: syncing -> candidate"];
 
 /// Counters by name.
 #[derive(Clone, Debug, Default)]

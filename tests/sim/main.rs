@@ -28,7 +28,7 @@ mod switches;
 mod transport;
 mod world;
 
-use crate::coverage::REQUIRED;
+use crate::coverage::{REQUIRED, REQUIRED_OF_MANY};
 use crate::runner::{report, run, run_all};
 use crate::setup::Setup;
 
@@ -75,7 +75,8 @@ fn clusters_under_faults_keep_every_invariant() {
     }
     if seeds >= SEEDS {
         let faults: Vec<&str> = setup::FAULTS.iter().map(|(_, name)| *name).collect();
-        let missing = [coverage.missing(REQUIRED), coverage.missing(&faults)].concat();
+        let of_many = if seeds >= 10 * SEEDS { REQUIRED_OF_MANY } else { &[] };
+        let missing = [REQUIRED, of_many, &faults].map(|names| coverage.missing(names)).concat();
         assert!(missing.is_empty(), "{seeds} seeds never came to: {missing:?}");
     }
 }
