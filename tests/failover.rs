@@ -3,12 +3,14 @@
 //! The checker is checked, too: with `replication.acks: leader`, where a write is answered before a replica holds it, the same
 //! scenario has to end with writes that are gone.
 //!
+//! Handing over under the same load, too: by command and by SIGTERM.
+//!
 //! Run with `--release` for the load that this is meant for; unoptimised builds run the same with less.
 
 mod support;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::cluster::{Cluster, alone};
 use support::writers::{
@@ -103,4 +105,41 @@ fn checker_reports_losses_where_the_leader_alone_acknowledges_and_none_where_the
     }
     let kept = kill_while_replicas_are_frozen("in_sync");
     assert_eq!(kept, Some(Vec::new()), "acks: in_sync");
+}
+
+/// Handovers in a row.
+const HANDOVERS: usize = 5;
+/// Longest pause that a handover may cause here, where other tests' processes may take the processor away.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+#[test]
+fn handovers_and_a_rolling_restart_by_sigterm_under_load_lose_nothing() {
+    let _alone = alone();
+    let Some(mut cluster) = Cluster::start(&[]) else { return };
+    let nodes = cluster.addrs();
+    cluster.wait_until_whole();
+    let writers = Writers::start("rolling", &nodes, Load::HEAVY);
+    wait_for_load(&writers);
+    let mut pauses = Vec::new();
+    for _ in 0..HANDOVERS {
+        let (leader, _) = cluster.wait_until_whole();
+        let others: Vec<SocketAddr> = nodes.iter().copied().filter(|addr| *addr != nodes[leader]).collect();
+        let mut client = cluster.nodes[leader].client();
+        let since = Instant::now();
+        assert!(client.call("DATAKEEPER HANDOVER").is_ok());
+        let pause = first_write_after(since, &others, RECOVERY_MAX).expect("a write is accepted again");
+        assert!(pause < PAUSE_MAX, "a handover took {pause:?}");
+        pauses.push(pause);
+    }
+    println!("pauses of {HANDOVERS} handovers, until a write at another node was answered: {pauses:?}");
+    for node in 0..nodes.len() {
+        cluster.wait_until_whole();
+        let since = Instant::now();
+        assert!(cluster.nodes[node].process.terminate().success(), "exit code of a node that left");
+        println!("node {node} left within {:?}", since.elapsed());
+        cluster.nodes[node].process.start();
+    }
+    let (leader, _) = cluster.wait_until_whole();
+    assert_kept(&[writers.stop()], &nodes, nodes[leader]);
+    cluster.finish(&[]);
 }

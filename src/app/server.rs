@@ -13,6 +13,9 @@ use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
 use crate::shell::{self, Coordination, Options, Server};
 
+/// How long a node that is told to end waits for its clients to go.
+const LEAVE: Duration = Duration::from_secs(10);
+
 /// Runs one node until it is told to stop.
 #[must_use]
 pub fn run(config: Config) -> ExitCode {
@@ -41,7 +44,11 @@ async fn serve(config: &Config) -> Result<(), String> {
         biased; // a node that cannot go on says so even if it is being stopped
         failed = failure.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
         signal = stop.wanted() => {
-            tracing::info!("{signal}: the node stops");
+            tracing::info!("{signal}: the node leaves the cluster");
+            tokio::select! {
+                () = server.leave(LEAVE) => {}
+                signal = stop.wanted() => tracing::warn!("{signal}: the node stops at once"),
+            }
             None
         }
     };

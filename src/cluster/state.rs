@@ -228,6 +228,21 @@ impl ClusterState {
         next
     }
 
+    /// R6 in a handover: as [`ClusterState::elect`], but the old leader stays in the set, last in the order of candidacy. Only for
+    /// a member that holds exactly what the old leader held when it resigned, all of it acknowledged.
+    ///
+    /// # Panics
+    /// If `me` is not in the set (R5).
+    #[must_use]
+    pub fn hand_over(&self, me: &Member, change: Change) -> ClusterState {
+        let mut next = self.elect(me, change);
+        if *me != self.leader {
+            next.in_sync.push(self.leader.clone());
+            next.fallback.clone_from(&self.fallback);
+        }
+        next
+    }
+
     /// The leader takes those copies out. Returns `None` if none of them is in, or one is the leader.
     #[must_use]
     pub fn shrink(&self, out: &[CopyId], change: Change) -> Option<ClusterState> {

@@ -19,6 +19,7 @@ pub enum SessionCommand {
     ClientNoTouch,
     ClientSetInfo,
     ClientSetName,
+    ClusterFailover,
     ClusterInfo,
     ClusterKeySlot,
     ClusterLinks,
@@ -30,7 +31,9 @@ pub enum SessionCommand {
     ClusterShards,
     ClusterSlots,
     ConfigGet,
+    DataKeeperHandover,
     DataKeeperStatus,
+    Failover,
     Hello,
     Info,
     Ping,
@@ -91,6 +94,10 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"])
         .doc(Group::Server, "1.0.0", "Returns the state of the server as text.")
         .acl(&[Dangerous]),
+    CommandSpec::session("failover", -1, Run::Failover)
+        .args("[TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]")
+        .flags(&[Admin, Noscript, Stale])
+        .doc(Group::Server, "6.2.0", "Hands the leadership over to a replica."),
     CommandSpec::session("role", 1, Run::Role)
         .flags(&[Noscript, Loading, Stale, Fast])
         .doc(Group::Server, "2.8.12", "Returns the role of the node in replication.")
@@ -196,6 +203,10 @@ const CLUSTER: &[CommandSpec] =
     &[
         COUNTKEYSINSLOT,
         GETKEYSINSLOT,
+        CommandSpec::session("cluster|failover", -2, Run::ClusterFailover)
+            .args("[FORCE | TAKEOVER]")
+            .flags(&[Admin, Stale])
+            .doc(Group::Cluster, "3.0.0", "Asks the leader to hand over to this replica."),
         CommandSpec::session("cluster|info", 2, Run::ClusterInfo).flags(&[Stale]).tips(NONDETERMINISTIC).doc(
             Group::Cluster,
             "3.0.0",
@@ -252,6 +263,11 @@ const CLUSTER: &[CommandSpec] =
     ];
 
 const DATAKEEPER: &[CommandSpec] = &[
+    CommandSpec::session("datakeeper|handover", -2, Run::DataKeeperHandover).args("[TO node]").flags(OPERATOR).doc(
+        Group::Server,
+        "0.1.0",
+        "Hands the leadership over to another member of the in-sync set.",
+    ),
     CommandSpec::session("datakeeper|status", 2, Run::DataKeeperStatus).flags(&[Loading, Stale, Fast]).doc(
         Group::Server,
         "0.1.0",

@@ -4,12 +4,13 @@
 //! [`HOLD_MS`].
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::ConnId;
+use crate::base::ids::{ConnId, Epoch};
 use crate::base::limits::{HOLD_MS, UNACKED_BYTES_MAX};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::replication::in_sync::may_commit;
 
+use super::session::Session;
 use super::{Effect, Effects, Keeper};
 
 /// Why a command is not executed.
@@ -56,7 +57,7 @@ pub(super) enum Gate {
     Refuse(Refusal),
 }
 
-/// The gates of one batch: nothing that decides them changes while the lock is held.
+/// The gates of one batch: only a change of role changes them while the lock is held.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gates {
     pub read: Gate,
@@ -91,6 +92,16 @@ impl Keeper {
         }
     }
 
+    /// The gates of one client. Who was connected while this node led is sent to the new leader with its reads too: it would not
+    /// notice that they are a replica's now.
+    pub(super) fn gates_of(&self, now: Now, session: &Session) -> Gates {
+        let mut gates = self.gates(now, session.reads_asked);
+        if self.leading.is_none() && session.since <= self.led_until {
+            gates.read = gates.write;
+        }
+        gates
+    }
+
     fn leader_gates(&self, now: Now, asked: Option<Boot>) -> Gates {
         let state = &self.known.as_ref().expect("a leader knows the state").state;
         let enough = may_commit(state, self.pending.as_ref().map(|p| &p.want));
@@ -106,7 +117,12 @@ impl Keeper {
 
     /// Whether this follower has heard its leader so lately that clients can be sent there.
     pub(super) fn leader_is_confirmed(&self, now: Now) -> bool {
-        self.following.as_ref().is_some_and(|f| f.accepted && now.boot.ms_since(f.heard) < self.shared.promise_ms)
+        // After a handover, and on the way out, what `/state` just said is enough.
+        let told = self.leaving && self.known_leader().is_some();
+        let handed_over = |epoch: Epoch| self.handed_over.is_some_and(|resigned| resigned < epoch);
+        told || self.following.as_ref().is_some_and(|f| {
+            (f.accepted || handed_over(f.epoch)) && now.boot.ms_since(f.heard) < self.shared.promise_ms
+        })
     }
 
     /// Where clients reach the leader, if one is known and it is not this node.

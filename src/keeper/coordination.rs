@@ -351,6 +351,7 @@ impl Keeper {
             && self.wipe_due.is_none()
             && self.halted.is_none()
             && !self.stopping
+            && !self.leaving
             && self.registered.is_some_and(|(copy, _)| copy == self.me.copy)
             && (known.state.names(&self.me) || self.config.rules.leaves_out(Rule::OnlyInSyncStands));
         if !may {
@@ -393,7 +394,7 @@ impl Keeper {
     }
 
     /// R4: from here on nothing is acknowledged and nothing promised, until the outcome is known.
-    fn freeze(&mut self, fx: &mut Effects) {
+    pub(super) fn freeze(&mut self, fx: &mut Effects) {
         self.pulse.lock().freeze();
         self.drop_following(fx);
         self.role = Role::Candidate;
@@ -406,13 +407,20 @@ impl Keeper {
         self.executed_floor = self.executed_floor.max(self.applied);
         self.pulse.lock().rest();
         self.holds.clear();
-        self.waiting.clear();
-        fx.push(Effect::CloseClients);
+        let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some());
+        if !resigned {
+            self.waiting.clear();
+            fx.push(Effect::CloseClients);
+        }
         let links: Vec<_> = self.links.keys().copied().collect();
         for link in links {
             self.hang_up(link, fx);
         }
         self.role = Role::SteppingDown;
+        if resigned {
+            self.handed_over = Some(leading.epoch);
+            self.redirect_all(now, fx);
+        }
         // What is being changed in `/state` has to be resolved before anything else is asked for; following may begin.
         self.follow_known(now, fx);
     }
@@ -492,6 +500,7 @@ impl Keeper {
             self.pending.as_ref().is_some_and(|p| p.leads) && !self.config.rules.leaves_out(Rule::FreezeBeforeCas);
         let role = match (&self.leading, &self.known, &self.following) {
             _ if self.halted.is_some() => Role::Halted,
+            (Some(leading), ..) if leading.handover.is_some() => Role::Resigning,
             (Some(leading), ..) if leading.ready => Role::Leader,
             (Some(_), ..) => Role::Leading,
             _ if frozen => Role::Candidate,

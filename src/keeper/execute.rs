@@ -70,7 +70,7 @@ impl Keeper {
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
         }
-        let gates = self.gates(now, session.reads_asked);
+        let (mut role, mut gates) = (self.role, self.gates_of(now, &session));
         let end_before = self.log.end();
         let mut need = Offset::ZERO;
         let mut done = from;
@@ -84,9 +84,13 @@ impl Keeper {
             }
             for hash in &hashes[..group] {
                 let args = batch.args(done, input);
-                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need) {
+                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx) {
                     Outcome::Next => {
                         done += 1;
+                        if self.role != role {
+                            // The command was FAILOVER or its like: what follows it meets other gates.
+                            (role, gates) = (self.role, self.gates_of(now, &session));
+                        }
                         if out.len() > OUTPUT_BYTES_PAUSE && done < batch.len() {
                             // The shell sends before it calls again: a batch of large reads piles nothing up.
                             next = Next::Again;
@@ -150,6 +154,7 @@ impl Keeper {
         first_key: Option<KeyHash>,
         out: &mut Output,
         need: &mut Offset,
+        fx: &mut Effects,
     ) -> Outcome {
         let protocol = session.protocol;
         let spec = match resolve(args) {
@@ -214,7 +219,7 @@ impl Keeper {
                 session.slice = Default::default();
                 Outcome::Next
             }
-            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out) {
+            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out, fx) {
                 Flow::Done => {
                     session.wait_until = None;
                     Outcome::Next

@@ -100,7 +100,8 @@ impl Keeper {
 
     /// Dials the leader when that is due.
     pub(super) fn keep_following(&mut self, now: Now, fx: &mut Effects) {
-        if self.wipe_due.is_some() || self.stopping {
+        let named = self.known.as_ref().is_some_and(|k| k.state.names(&self.me));
+        if self.wipe_due.is_some() || self.stopping || self.leaving && !named {
             if let Some(f) = &mut self.following {
                 f.retry_at = Boot(u64::MAX);
             }

@@ -15,6 +15,7 @@ use crate::replication::in_sync::{effective, held, may_commit};
 use crate::replication::pulse::Pulse;
 use crate::replication::wire::Ack;
 
+use super::handover::Handover;
 use super::{Effect, Effects, Keeper, Notice, ReadMode};
 
 /// What the leader knows of one copy that follows it, or should.
@@ -95,6 +96,8 @@ pub(super) struct Leading {
     pub members_at: Boot,
     /// This node was itself away: silence before is not held against anybody until then.
     pub judge_at: Boot,
+    /// The leadership is being handed over.
+    pub handover: Option<Handover>,
 }
 
 impl Leading {
@@ -154,7 +157,9 @@ impl Keeper {
             progress: now.boot,
             members_at: now.boot,
             judge_at: now.boot,
+            handover: None,
         });
+        self.closings.clear();
         fx.push(Notice::info(format!("granted epoch {epoch}, barrier at {barrier}")));
         if self.config.rules.leaves_out(Rule::BarrierBeforeAcks) {
             self.acked = barrier;
@@ -354,7 +359,10 @@ impl Keeper {
         if self.pending.is_some() || self.known.is_none() || self.stopping {
             return;
         }
-        if !self.shrink(now, fx) && !self.expand(now, fx) {
+        let handover = self.leading.as_ref().and_then(|l| l.handover.as_ref());
+        // Whoever resigned changes nothing any more; before that only what keeps the log's end from being acknowledged.
+        let (resigned, handing_over) = (handover.is_some_and(|h| h.sent.is_some()), handover.is_some());
+        if !resigned && !self.shrink(now, fx) && !handing_over && !self.expand(now, fx) {
             self.copy_settings(now, fx);
         }
     }

@@ -199,6 +199,12 @@ impl Keeper {
             }
             (Frame::Hello(hello), false) => self.on_hello(now, link, &hello, fx),
             (Frame::Accept(epoch), false) => self.on_accept(now, link, epoch, fx),
+            (Frame::Resign(resign), true) => self.on_resign(now, link, &resign, fx),
+            (Frame::Ask(epoch, wish), false) => {
+                if self.leading.as_ref().is_some_and(|l| l.epoch == epoch) {
+                    self.on_ask(now, link, wish, fx);
+                }
+            }
             (Frame::Ack(ack), false) => self.on_ack(now, link, &ack, fx),
             (Frame::Stale(epoch), false) => {
                 // Never believed from a link: `/state` has to confirm it.

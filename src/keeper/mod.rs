@@ -6,7 +6,7 @@
 //! released. The simulator drives the same code.
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
-//! (joining, applying, full resync), `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
+//! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
 //! wait), `session` (one per connection), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
@@ -15,6 +15,7 @@ mod config;
 mod coordination;
 mod execute;
 mod following;
+mod handover;
 mod hold;
 mod leading;
 mod links;
@@ -83,7 +84,9 @@ pub enum Event {
         /// For the log.
         reason: String,
     },
-    /// The process is asked to end.
+    /// The process shall end soon: hand over, see [`Keeper::has_left`]; then `Stop`.
+    Leave,
+    /// The process ends now.
     Stop,
 }
 
@@ -123,6 +126,8 @@ pub enum Effect {
     Resume(ConnId),
     /// Close one client at once; what was not sent is dropped.
     CloseClient(ConnId),
+    /// Close one client as soon as nothing is outstanding on its connection.
+    CloseIdle(ConnId),
     /// Close all clients at once: this node was deposed.
     CloseClients,
     /// The process cannot go on: message, exit code 1.
@@ -215,6 +220,16 @@ pub struct Keeper {
     confirming: BTreeMap<ConnId, Boot>,
     upkeep_at: Boot,
     stopping: bool,
+    /// The process shall end soon.
+    leaving: bool,
+    /// When a leaving leader tries (again) to hand over.
+    leave_at: Boot,
+    /// Until when this node led, if it handed over in good order.
+    led_until: Boot,
+    /// The epoch it last handed over.
+    handed_over: Option<Epoch>,
+    /// Clients to be closed once idle, and when; the next one last.
+    closings: Vec<(Boot, ConnId)>,
     halted: Option<String>,
     stats: report::Stats,
     told: notice::Told,
@@ -305,6 +320,11 @@ impl Keeper {
             confirming: BTreeMap::new(),
             upkeep_at: now.boot,
             stopping: false,
+            leaving: false,
+            leave_at: Boot(0),
+            led_until: Boot(0),
+            handed_over: None,
+            closings: Vec::new(),
             halted: None,
             stats: report::Stats::new(now),
             told: notice::Told::default(),
@@ -335,6 +355,7 @@ impl Keeper {
             Event::LinkUp { link, nonce } => self.on_link_up(link, nonce),
             Event::LinkFrame { link, frame } => self.on_frame(now, link, &frame, fx),
             Event::LinkDown { link, reason } => self.on_link_down(now, link, &reason, fx),
+            Event::Leave => self.leave(now, fx),
             Event::Stop => self.stop(fx),
         }
         self.upkeep(now, fx);
@@ -345,7 +366,9 @@ impl Keeper {
         self.apply_acked(now, fx);
         self.advance(now, fx);
         self.manage_members(now, fx);
+        self.keep_handing_over(now, fx);
         self.keep_following(now, fx);
+        self.keep_closing(now, fx);
         self.stand_if_due(now, fx);
         self.give_up(now, fx);
         self.keep_wiping(now, fx);
@@ -372,6 +395,9 @@ impl Keeper {
         }
         if let Some(due) = self.wipe_due.filter(|_| !self.wipe_confirming) {
             at = at.min(due);
+        }
+        if let Some((due, _)) = self.closings.last() {
+            at = at.min(*due);
         }
         if let Some(due) = self.stand_at() {
             at = at.min(due);

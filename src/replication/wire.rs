@@ -14,7 +14,7 @@
 //! ends. Handshake bodies are JSON: rare, and open to new fields; everything else is binary.
 //!
 //! Link: dialer → `open`; acceptor → `challenge`; dialer → `hello`; acceptor → `welcome` | `refused`; dialer → `accept`; then
-//! `append`, `chunk` one way and `ack`, `stale` the other. Pulse: dialer → `pulse hello`; acceptor → `beat`; dialer → `echo`.
+//! `append`, `chunk`, `resign` one way and `ack`, `ask`, `stale` the other. Pulse: dialer → `pulse hello`; acceptor → `beat`; dialer → `echo`.
 //! A shared secret is proven by HMAC-SHA-256 over both nonces, in `hello` and in `welcome`; it is never sent.
 
 use std::fmt;
@@ -71,14 +71,19 @@ enum Kind {
     Stale,
     Beat,
     Echo,
+    Resign,
+    Ask,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Open, PulseHello, Challenge, Hello, Welcome, Refused, Accept, Append, Chunk, Ack, Stale, Beat, Echo]
-            .into_iter()
-            .find(|k| *k as u8 == byte)
+        [
+            Open, PulseHello, Challenge, Hello, Welcome, Refused, Accept, Append, Chunk, Ack, Stale, Beat, Echo,
+            Resign, Ask,
+        ]
+        .into_iter()
+        .find(|k| *k as u8 == byte)
     }
 }
 
@@ -254,6 +259,27 @@ pub struct Echo {
     pub promise_ms: u32,
 }
 
+/// The leader hands over to the follower that it sends this to: from here on it answers nothing in this epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resign {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The end of its log, which every member of the in-sync set has confirmed.
+    pub last: Position,
+    /// Whether it leaves the in-sync set, because its process ends.
+    pub leaving: bool,
+}
+
+/// What a follower asks its leader for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wish {
+    /// To be taken out of the in-sync set: its process ends.
+    Leave = 1,
+    /// To be handed the leadership.
+    Lead,
+}
+
 /// A decoded frame. `Append` and `Chunk` are single parts: [`Assembler`] joins them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -283,6 +309,10 @@ pub enum Frame {
     Beat(Beat),
     /// See [`Echo`].
     Echo(Echo),
+    /// See [`Resign`].
+    Resign(Resign),
+    /// A follower of this epoch asks for something.
+    Ask(Epoch, Wish),
 }
 
 /// What an incoming connection is for.
@@ -406,6 +436,22 @@ pub fn echo(echo: &Echo) -> Bytes {
     h.put_u64_le(echo.sent_at);
     h.put_u32_le(echo.promise_ms);
     small(Kind::Echo, echo.epoch, &h, &[])
+}
+
+/// The leader hands over.
+#[must_use]
+pub fn resign(r: &Resign) -> Bytes {
+    let mut h = Vec::with_capacity(17);
+    h.put_u64_le(r.last.epoch.0);
+    h.put_u64_le(r.last.offset.0);
+    h.put_u8(u8::from(r.leaving));
+    small(Kind::Resign, r.epoch, &h, &[])
+}
+
+/// A follower asks for something.
+#[must_use]
+pub fn ask(epoch: Epoch, wish: Wish) -> Bytes {
+    small(Kind::Ask, epoch, &[wish as u8], &[])
 }
 
 /// The frame head of (a part of) an append; the body follows as it is.
@@ -536,6 +582,16 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
         }),
         Kind::Stale => Frame::Stale(epoch),
         Kind::Beat => Frame::Beat(Beat { epoch, sent_at: r.u64()? }),
+        Kind::Resign => Frame::Resign(Resign {
+            epoch,
+            last: Position { epoch: Epoch(r.u64()?), offset: Offset(r.u64()?) },
+            leaving: r.take::<1>()? != [0],
+        }),
+        Kind::Ask => match r.take::<1>()? {
+            [1] => Frame::Ask(epoch, Wish::Leave),
+            [2] => Frame::Ask(epoch, Wish::Lead),
+            [other] => return wrong(format!("unknown wish {other}")),
+        },
         Kind::Echo => Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? }),
     })
 }

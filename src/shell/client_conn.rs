@@ -65,6 +65,8 @@ struct Line {
     resume: Cell<bool>,
     /// Close at once.
     close: Cell<bool>,
+    /// Close as soon as nothing is outstanding.
+    close_idle: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -104,6 +106,10 @@ impl Worker {
             }),
             Letter::Close(conn) => find(conn).for_each(|line: &Line| {
                 line.close.set(true);
+                line.wake();
+            }),
+            Letter::CloseIdle(conn) => find(conn).for_each(|line: &Line| {
+                line.close_idle.set(true);
                 line.wake();
             }),
             Letter::CloseAll => lines.values().for_each(|line| {
@@ -278,9 +284,18 @@ impl Client {
             return Poll::Ready(Ok(News::Resume));
         }
         if self.may_read() {
-            return self.poll_read(cx).map_ok(News::Read);
+            let read = self.poll_read(cx).map_ok(News::Read);
+            if read.is_pending() && self.line.close_idle.get() && self.is_idle() {
+                return Poll::Ready(Ok(News::Close));
+            }
+            return read;
         }
         Poll::Pending
+    }
+
+    /// Whether nothing is outstanding: all that came is answered and sent.
+    fn is_idle(&self) -> bool {
+        self.turn == Turn::Idle && self.unsent.is_empty() && self.input.is_empty() && self.bulk.is_none()
     }
 
     fn may_read(&self) -> bool {

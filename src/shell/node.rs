@@ -142,6 +142,12 @@ impl Node {
         self.with_keeper(|keeper, _, _| keeper.role())
     }
 
+    /// Whether the node can end without anybody waiting for it: see [`Keeper::has_left`].
+    pub(super) fn may_end(&self) -> bool {
+        let (left, alone) = self.with_keeper(|keeper, _, _| (keeper.has_left(), keeper.is_alone()));
+        alone || left && self.clients() == 0
+    }
+
     /// Client connections, those on their way to their thread included.
     #[must_use]
     pub fn clients(&self) -> usize {
@@ -194,6 +200,7 @@ impl Node {
                 }
             }
             Effect::CloseClient(conn) => self.posts[self.thread_of(conn)].deliver([Letter::Close(conn)].into_iter()),
+            Effect::CloseIdle(conn) => self.posts[self.thread_of(conn)].deliver([Letter::CloseIdle(conn)].into_iter()),
             Effect::CloseClients => {
                 for post in &self.posts {
                     post.deliver([Letter::CloseAll].into_iter());
@@ -276,6 +283,7 @@ fn is_order(effect: &Effect) -> bool {
         | Effect::PulseStop
         | Effect::Coord(_)
         | Effect::CloseClient(_)
+        | Effect::CloseIdle(_)
         | Effect::CloseClients
         | Effect::Exit { .. }
         | Effect::Notice(_) => true,

@@ -26,6 +26,8 @@ pub(super) enum Letter {
     Release { conn: ConnId, seq: u64 },
     /// Go on with the batch that had to wait.
     Resume(ConnId),
+    /// Close as soon as nothing is outstanding.
+    CloseIdle(ConnId),
     /// Close now, whatever is unsent.
     Close(ConnId),
     /// All of them.

@@ -273,7 +273,17 @@ impl Server {
         self.node.failure.subscribe()
     }
 
-    /// Ends the node gracefully: the Keeper says goodbye, the session is closed, then the threads end. Blocks for about two
+    /// Leaves the cluster in good order: hands the leadership over, and waits until every client is gone or `patience` is over.
+    /// Then [`Server::stop`] it.
+    pub async fn leave(&self, patience: Duration) {
+        self.node.handle(Event::Leave);
+        let deadline = Instant::now() + patience;
+        while !self.node.may_end() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Ends the node at once and in good order: the Keeper says goodbye, the session is closed, then the threads end. Blocks for about two
     /// seconds at worst; not to be called from a thread of the node.
     pub fn stop(mut self) {
         self.node.handle(Event::Stop);

@@ -565,6 +565,8 @@ impl World {
                     self.coverage.hit("client closed: nothing was acknowledged in time");
                     self.close_client(conn.0);
                 }
+                // A client that has nothing outstanding comes back on another connection: nothing to see here.
+                Effect::CloseIdle(_) => {}
                 Effect::CloseClients => {
                     self.coverage.hit("clients closed");
                     let all: Vec<u64> =

@@ -160,7 +160,7 @@ impl World {
                     node.released.insert(conn, seq);
                 }
                 Effect::Resume(conn) => node.resumed.push(conn),
-                Effect::CloseClient(_) | Effect::CloseClients => {}
+                Effect::CloseClient(_) | Effect::CloseIdle(_) | Effect::CloseClients => {}
                 Effect::Exit { reason } => panic!("n{i} exits: {reason}"),
                 Effect::Notice(notice) => node.notices.push(format!("{} n{i} {notice}", now.boot.0 / 1_000_000)),
             }
@@ -254,6 +254,10 @@ impl World {
             }
             self.settle();
         }
+    }
+
+    pub fn keeper(&self, i: usize) -> &Keeper {
+        &self.nodes[i].as_ref().unwrap().keeper
     }
 
     pub fn role(&self, i: usize) -> Role {

@@ -1,7 +1,7 @@
 //! CLUSTER: what cluster clients read to find the leader and the replicas.
 //!
 //! One shard holds all slots. A node that knows no `/state` says that no slot is served. Not here: everything that would
-//! change a cluster (MEET, ADDSLOTS, SETSLOT, FAILOVER); COUNTKEYSINSLOT and GETKEYSINSLOT, which need only the store.
+//! change a cluster (MEET, ADDSLOTS, SETSLOT); COUNTKEYSINSLOT and GETKEYSINSLOT, which need only the store.
 
 use std::fmt::Write;
 

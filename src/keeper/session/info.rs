@@ -168,7 +168,7 @@ impl Keeper {
         }
         let dataset = self.dataset.map_or_else(|| self.run_id(), |dataset| hex_id("dataset", &[&dataset.to_string()]));
         let (base, end) = (self.log.base().offset, self.log.end());
-        fields.put("master_failover_state", "no-failover");
+        fields.put("master_failover_state", self.failover_state());
         fields.put("master_replid", dataset);
         fields.put("master_replid2", "0".repeat(40));
         fields.put("master_repl_offset", if self.role.leads() { end } else { self.applied });

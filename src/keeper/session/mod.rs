@@ -1,7 +1,7 @@
 //! Sessions: what the Keeper knows of each client connection, and the commands that need one.
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
-//! The commands are in one file per family: `connection`, `cluster`, `config`, `info` (with ROLE and the status) and `wait`;
+//! The commands are in one file per family: `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the status) and `wait`;
 //! `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
 //! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, MULTI, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
@@ -10,6 +10,7 @@
 mod cluster;
 mod config;
 mod connection;
+mod handover;
 mod info;
 mod view;
 mod wait;
@@ -23,7 +24,7 @@ use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
 
-use super::Keeper;
+use super::{Effects, Keeper};
 
 pub(super) use view::host_and_port;
 
@@ -178,6 +179,7 @@ impl Keeper {
         command: SessionCommand,
         args: &Args<'_>,
         out: &mut Output,
+        fx: &mut Effects,
     ) -> Flow {
         let mut reply = Reply::new(out, session.protocol);
         let answer = match command {
@@ -198,6 +200,7 @@ impl Keeper {
             SessionCommand::ClientNoTouch => connection::switch(&mut session.no_touch, args, &mut reply),
             SessionCommand::ClientInfo => self.client_info(now, conn, session, &mut reply),
             SessionCommand::ClientList => self.client_list(now, conn, session, args, &mut reply),
+            SessionCommand::ClusterFailover => self.cluster_failover(args, &mut reply, fx),
             SessionCommand::ClusterInfo => self.cluster_info(now, &mut reply),
             SessionCommand::ClusterKeySlot => cluster::key_slot(args, &mut reply),
             SessionCommand::ClusterLinks => cluster::links(&mut reply),
@@ -210,6 +213,8 @@ impl Keeper {
             SessionCommand::ConfigGet => self.config_get(args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
             SessionCommand::Role => self.role_command(now, &mut reply),
+            SessionCommand::DataKeeperHandover => self.handover_command(now, args, &mut reply, fx),
+            SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
             SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
             SessionCommand::Wait => self.wait(now, conn, session, args, &mut reply),
         };

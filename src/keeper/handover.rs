@@ -1,0 +1,233 @@
+//! Handing over: the leadership goes to a chosen member while everybody is well, without an error for clients that follow
+//! redirects.
+//!
+//! ```text
+//!   old leader: hold new commands ─► everything acknowledged ─► RESIGN ─► fenced ─► /state names another ─► MOVED for all
+//!   target:                                                     check ─► compare-and-set ─► leading ─► leader
+//! ```
+//! Before RESIGN the leader may give it up and go on. After it the leader answers nothing in its epoch any more, whatever happens
+//! to the target: only another epoch ends that, be it one it wins itself. So the target need not wait for any promise.
+//! A node that is told to end leaves first: a leader hands over, a replica has itself taken out of the set.
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{CopyId, LinkId, NodeId};
+use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS};
+use crate::cluster::role::Role;
+use crate::cluster::state::{Member, Why};
+use crate::replication::wire::{self, Resign, Wish};
+
+use super::{Effect, Effects, Keeper, Notice};
+
+/// A handover that has begun.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// The copy that shall lead.
+    pub target: Member,
+    /// Not everything is acknowledged by then: it is given up, unless RESIGN was sent.
+    pub until: Boot,
+    /// When RESIGN was sent: from then on this node is fenced.
+    pub sent: Option<Boot>,
+}
+
+impl Keeper {
+    /// Begins to hand over, to `target` or else to the member that is best placed.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub fn begin_handover(
+        &mut self,
+        now: Now,
+        target: Option<&NodeId>,
+        within_ms: u64,
+        fx: &mut Effects,
+    ) -> Result<(), String> {
+        if self.leading.as_ref().is_none_or(|l| !l.ready) {
+            return Err("this node does not lead, or is not ready yet".to_string());
+        }
+        if self.leading.as_ref().is_some_and(|l| l.handover.is_some()) {
+            return Err("a handover is under way".to_string());
+        }
+        let fit: Vec<Member> = self.fit_to_lead(now).cloned().collect();
+        let target = match target {
+            Some(id) => {
+                fit.into_iter().find(|m| m.id == *id).ok_or_else(|| format!("{id} is not connected and in sync"))?
+            }
+            None => fit.into_iter().next().ok_or("no other member is connected and in sync")?,
+        };
+        fx.push(Notice::info(format!("handing over to {}", target.id)));
+        let leading = self.leading.as_mut().expect("just seen");
+        // What a learner lacks would keep the log's end from being acknowledged.
+        leading.admitting = None;
+        leading.handover = Some(Handover { target, until: now.boot.plus_ms(within_ms), sent: None });
+        self.role = Role::Resigning;
+        self.advance(now, fx);
+        self.resign_if_due(now, fx);
+        Ok(())
+    }
+
+    /// Members that can take over, best first: by their place in the set, those that the directory does not call live last.
+    fn fit_to_lead(&self, now: Now) -> impl Iterator<Item = &Member> {
+        let lately = self.shared.suspect_ms;
+        let heard = move |m: &&Member| {
+            let f = self.leading.as_ref().and_then(|l| l.followers.get(&m.copy));
+            let pulse = self.pulse.lock().heard_at(m.copy).unwrap_or(Boot(0));
+            f.is_some_and(|f| f.link.is_some() && now.boot.ms_since(f.heard.max(pulse)) < lately)
+        };
+        let live = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
+        let members = || self.known.iter().flat_map(|k| &k.state.in_sync).filter(|m| **m != self.me).filter(heard);
+        members().filter(live).chain(members().filter(move |m| !live(m)))
+    }
+
+    /// Gives a handover up, as long as RESIGN was not sent. Whether there was one to give up.
+    pub(super) fn abort_handover(&mut self, why: &str, fx: &mut Effects) -> bool {
+        let Some(leading) = &mut self.leading else { return false };
+        let Some(handover) = leading.handover.take_if(|h| h.sent.is_none()) else { return false };
+        fx.push(Notice::warn(format!("the handover to {} is given up: {why}", handover.target.id)));
+        self.settle_role(fx);
+        true
+    }
+
+    /// Takes a handover further, and begins the one that a leaving leader owes.
+    pub(super) fn keep_handing_over(&mut self, now: Now, fx: &mut Effects) {
+        let Some(leading) = &self.leading else { return };
+        let Some(handover) = &leading.handover else {
+            if self.leaving && now.boot >= self.leave_at {
+                self.leave_at = now.boot.plus_ms(HANDOVER_MS);
+                if let Err(why) = self.begin_handover(now, None, HANDOVER_MS, fx) {
+                    fx.push(Notice::warn(format!("cannot hand over: {why}")));
+                }
+            }
+            return;
+        };
+        match handover.sent {
+            None if now.boot >= handover.until => {
+                _ = self.abort_handover("not everything was acknowledged in time", fx)
+            }
+            None => self.resign_if_due(now, fx),
+            Some(at) if now.boot >= at.plus_ms(self.shared.promise_ms) => {
+                // Its own election, if it may stand, brings this node back.
+                self.step_down(now, "nobody took the leadership over", fx);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// RESIGN, once everything that was executed is acknowledged and the target has it.
+    fn resign_if_due(&mut self, now: Now, fx: &mut Effects) {
+        let Some(leading) = &mut self.leading else { return };
+        let Some(handover) = leading.handover.as_mut().filter(|h| h.sent.is_none()) else { return };
+        let named = self.known.as_ref().is_some_and(|k| k.state.names(&handover.target));
+        let follower = leading.followers.get(&handover.target.copy).filter(|_| named);
+        let Some((link, matched)) = follower.and_then(|f| Some((f.link?, f.matched))) else {
+            self.abort_handover("it is no longer connected and in sync", fx);
+            return;
+        };
+        let end = self.log.end();
+        if self.pending.is_some() || self.acked < end || matched < end {
+            return;
+        }
+        handover.sent = Some(now.boot);
+        let resign = Resign { epoch: leading.epoch, last: self.log.last(), leaving: self.leaving };
+        fx.push(Notice::info(format!("resigning from epoch {} at {}", leading.epoch, resign.last)));
+        self.send(link, wire::resign(&resign), fx);
+    }
+
+    /// The leader hands over to this node: its promise is void, because the leader answers nothing any more.
+    pub(super) fn on_resign(&mut self, now: Now, link: LinkId, resign: &Resign, fx: &mut Effects) {
+        let following = self.following.as_ref().is_some_and(|f| {
+            f.link == Some(link) && f.accepted && f.epoch == resign.epoch && f.matched == resign.last.offset
+        });
+        let state = self.known.as_ref().map(|k| &k.state).filter(|s| s.epoch == resign.epoch && s.names(&self.me));
+        let whole = following && self.log.last() == resign.last && self.highest == resign.epoch;
+        let Some(state) = state.filter(|_| whole && self.stand_at().is_some()).cloned() else {
+            fx.push(Notice::warn(format!(
+                "the leader of epoch {} hands over, but this node cannot lead",
+                resign.epoch
+            )));
+            return;
+        };
+        self.freeze(fx);
+        let change = self.change(now, Why::Handover);
+        let want = if resign.leaving { state.elect(&self.me, change) } else { state.hand_over(&self.me, change) };
+        fx.push(Notice::info(format!("{} hands over: standing for epoch {}", state.leader.id, want.epoch)));
+        self.cas(want, true, fx);
+    }
+
+    /// A follower of this leader asks for something.
+    pub(super) fn on_ask(&mut self, now: Now, link: LinkId, wish: Wish, fx: &mut Effects) {
+        let Some(leading) = &mut self.leading else { return };
+        let Some((copy, f)) = leading.followers.iter().find(|(_, f)| f.link == Some(link)) else { return };
+        let (copy, id): (CopyId, NodeId) = (*copy, f.node.clone());
+        match wish {
+            Wish::Leave => {
+                leading.unname.insert(copy);
+                leading.members_at = leading.members_at.min(now.boot);
+            }
+            Wish::Lead => {
+                if let Err(why) = self.begin_handover(now, Some(&id), HANDOVER_MS, fx) {
+                    fx.push(Notice::warn(format!("{id} asks for the leadership in vain: {why}")));
+                }
+            }
+        }
+    }
+
+    /// Sends the leader a wish; `false` if this node follows nobody at the moment.
+    pub(super) fn ask_leader(&mut self, wish: Wish, fx: &mut Effects) -> bool {
+        let Some(f) = self.following.as_ref().filter(|f| f.accepted) else { return false };
+        let Some(link) = f.link else { return false };
+        let frame = wire::ask(f.epoch, wish);
+        self.send(link, frame, fx);
+        true
+    }
+
+    /// The process shall end: it leaves its place in the cluster first, and its clients have time to go elsewhere.
+    pub(super) fn leave(&mut self, now: Now, fx: &mut Effects) {
+        if std::mem::replace(&mut self.leaving, true) {
+            return;
+        }
+        self.leave_at = now.boot;
+        if self.leading.is_none() {
+            self.ask_leader(Wish::Leave, fx);
+            self.close_idle_clients(now);
+        }
+    }
+
+    /// Whether a node that was told to leave has nothing to wait for but its clients: no state names it any more, or it is the
+    /// only one named, so that nobody can take over.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let alone = |s: &crate::cluster::state::ClusterState| s.in_sync.len() == 1;
+        let named = self.known.as_ref().map(|k| &k.state).filter(|s| s.names(&self.me));
+        self.halted.is_some() || self.pending.is_none() && named.is_none_or(alone)
+    }
+
+    /// Whether nobody can take over from this node, so that its clients have nowhere to go.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.known_leader().is_none() && self.has_left()
+    }
+
+    /// Every client of this node is closed as soon as nothing is outstanding on its connection, after a while that differs from one to
+    /// the next, so that they do not all come to the new leader at once.
+    pub(super) fn close_idle_clients(&mut self, now: Now) {
+        let (least, most) = CLOSE_IDLE_MS;
+        let conns: Vec<_> = self.sessions.iter().map(|(conn, _)| conn).collect();
+        let due = |rng: &mut crate::base::jitter::Jitter| now.boot.plus_ms(least + rng.below(most - least));
+        self.closings = conns.into_iter().map(|conn| (due(&mut self.rng), conn)).collect();
+        self.closings.sort_unstable_by(|a, b| b.cmp(a));
+    }
+
+    /// Closes the clients whose time has come.
+    pub(super) fn keep_closing(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((_, conn)) = self.closings.pop_if(|(at, _)| now.boot >= *at) {
+            fx.push(Effect::CloseIdle(conn));
+        }
+    }
+
+    /// What was held for a leadership that went on elsewhere in good order is tried again, and answered with a redirect.
+    pub(super) fn redirect_all(&mut self, now: Now, fx: &mut Effects) {
+        self.led_until = now.boot;
+        self.close_idle_clients(now);
+        self.resume_waiting(fx);
+    }
+}
