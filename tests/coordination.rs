@@ -257,6 +257,26 @@ async fn a_change_is_won_once_and_reaches_the_others(service: &Service) {
     assert_eq!(change_id(&b.confirm().await.0), Some(ChangeId(10)));
 }
 
+async fn settings_are_changed_only_from_what_they_were_and_a_repeated_change_is_won(service: &Service) {
+    let (mut a, mut b) = (service.connect(), service.connect());
+    a.submit(bootstrap("n1", 1));
+    let old = a.wait_config().await;
+    let new = old.clone().scaled(3);
+    let set = |id, from: &ClusterConfig, to: &ClusterConfig| CoordRequest::SetConfig {
+        id: ChangeId(id),
+        from: from.clone(),
+        to: to.clone(),
+    };
+    b.submit(set(20, &old, &new));
+    assert!(matches!(b.wait_resolved(20).await.0, CasOutcome::Won(_)));
+    assert_eq!(a.wait_config().await, new, "the others hear of it");
+    a.submit(set(21, &old, &new));
+    assert!(matches!(a.wait_resolved(21).await.0, CasOutcome::Won(_)), "it is there, whoever wrote it");
+    a.submit(set(22, &old, &old.clone().scaled(2)));
+    assert_eq!(a.wait_resolved(22).await.0, CasOutcome::Lost);
+    assert_eq!(service.connect().wait_config().await, new);
+}
+
 async fn a_change_with_checks_is_lost_if_a_node_has_registered_anew(service: &Service) {
     let mut a = service.connect();
     a.submit(bootstrap("n1", 1));
@@ -339,6 +359,7 @@ against_both!(
     of_two_nodes_that_bootstrap_one_wins,
     a_change_is_won_once_and_reaches_the_others,
     a_change_with_checks_is_lost_if_a_node_has_registered_anew,
+    settings_are_changed_only_from_what_they_were_and_a_repeated_change_is_won,
     the_directory_shows_who_is_there_and_a_stop_at_once,
     a_name_that_is_in_use_is_waited_for,
     a_restart_on_the_same_addresses_takes_the_name_and_the_old_process_goes,

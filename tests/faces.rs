@@ -248,3 +248,30 @@ fn node_that_may_not_create_the_cluster_waits_for_one_that_may() {
     assert_eq!(leader, 1);
     Cluster { nodes: vec![waits, creates], zookeeper }.finish(&[]);
 }
+
+#[test]
+fn operators_commands_change_settings_and_refuse_what_is_not_theirs_to_do() {
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    cluster.wait_until_whole();
+    let (leader, replicas) = cluster.roles();
+    let (leader, replica) = (leader.addr.to_string(), replicas[0].addr.to_string());
+    let admin = |words: &str| datakeeper(&[&["admin"], &words.split(' ').collect::<Vec<_>>()[..]].concat());
+    let said = admin(&format!("set-config min_in_sync=3 --connect {replica} --confirm main"));
+    assert_eq!((said.code, said.text.trim()), (Some(0), "OK"));
+    eventually(PATIENCE, "the new minimum counts", || {
+        let min = status_of(cluster.nodes[0].addr)?.min_in_sync_effective;
+        if min == 3 { Ok(()) } else { Err(min.to_string()) }
+    });
+    for (words, wanted) in [
+        (format!("set-config lease_ms=9000 --connect {leader} --confirm main"), "want heartbeat*3"),
+        (format!("set-config lease_ms=300 --connect {leader} --confirm mine"), "CONFIRM main"),
+        (format!("reset --connect {replica} --confirm main"), "there is nothing to repair"),
+        (format!("lower-peak 2 --connect {replica} --confirm main"), leader.as_str()),
+    ] {
+        let said = admin(&words);
+        assert!(said.code == Some(1) && said.text.contains(wanted), "{words}: {}", said.text);
+    }
+    assert_eq!(admin("reset").code, Some(2), "without a confirmation");
+    cluster.finish(&[]);
+}

@@ -6,7 +6,7 @@
 mod support;
 
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
+use datakeeper::keeper::{Event, KeeperConfig, Next, ReadMode};
 use support::world::{World, three, three_tuned};
 
 #[test]
@@ -170,4 +170,147 @@ fn a_leader_that_reads_under_lease_is_waited_for_also_by_replicas_in_confirm_mod
     world.crash(0);
     let took = world.run_until("a new leader", 1_000, some_leader);
     assert!(took >= 400, "took only {took} ms: a lease could still be running");
+}
+
+/// n1 dies, n2 loses its link and is taken out below the minimum: it is on the fallback list, complete. Then n0 restarts empty.
+fn only_a_fallback_copy_is_left() -> World {
+    let mut world = three();
+    assert_eq!(world.ask(0, &["SET", "k", "acknowledged"]), "+OK\r\n");
+    world.crash(1);
+    world.run_until("n1 is out", 500, |w| w.in_sync() == 2);
+    world.cut_off.insert(2);
+    let (ours, theirs) = {
+        let links = &world.nodes[0].as_ref().unwrap().links;
+        links.iter().find(|(_, (peer, _))| *peer == 2).map(|(ours, (_, theirs))| (*ours, *theirs)).unwrap()
+    };
+    world.nodes[0].as_mut().unwrap().links.remove(&ours);
+    world.nodes[2].as_mut().unwrap().links.remove(&theirs);
+    world.event(0, Event::LinkDown { link: ours, reason: "broken".into() });
+    world.event(2, Event::LinkDown { link: theirs, reason: "broken".into() });
+    world.run_until("n2 is out", 200, |w| w.in_sync() == 1);
+    world.crash(0);
+    world
+}
+
+#[test]
+fn when_the_set_is_proven_gone_a_fallback_copy_takes_over_with_every_acknowledged_write() {
+    let mut world = only_a_fallback_copy_is_left();
+    world.cut_off.clear();
+    world.run(5_000);
+    assert_ne!(world.role(2), Role::Leader, "n0 may still be alive somewhere");
+    world.start(0);
+    world.run_until("n2 leads", 3_000, |w| w.role(2) == Role::Leader);
+    assert_eq!(world.ask(2, &["GET", "k"]), "$12\r\nacknowledged\r\n");
+    let (state, _) = world.model.state().state.unwrap();
+    assert_eq!((state.epoch.0, state.resets, state.fallback.len()), (2, 0, 0));
+    world.run_until("n0 is back", 3_000, |w| w.in_sync() == 2);
+    assert_eq!(world.ask(2, &["SET", "k", "again"]), "+OK\r\n");
+}
+
+#[test]
+fn an_unproven_loss_is_told_every_ten_seconds_with_the_command_that_ends_it() {
+    let mut world = three();
+    for i in 0..3 {
+        world.crash(i);
+    }
+    world.start(1);
+    world.run(25_000);
+    let told = world.notices().into_iter().filter(|n| n.contains("waiting for n0, n2")).collect::<Vec<_>>();
+    assert!(told.len() == 2 || told.len() == 3, "{told:#?}");
+    assert!(told[0].contains("datakeeper admin reset --connect client:1 --confirm c"), "{}", told[0]);
+}
+
+/// Sends a subcommand of DATAKEEPER with the right confirmation.
+fn operate(world: &mut World, node: usize, words: &[&str]) -> String {
+    world.ask(node, &[&["DATAKEEPER"], words, &["CONFIRM", "c"]].concat())
+}
+
+#[test]
+fn an_operator_changes_settings_for_all_nodes_at_once_and_only_to_what_leases_can_rest_on() {
+    let mut world = three();
+    assert_eq!(operate(&mut world, 1, &["SET-CONFIG", "lease_ms", "300", "min_in_sync", "3"]), "+OK\r\n");
+    assert_eq!(world.model.config().map(|c| c.lease_ms), Some(300));
+    world.run_until("the leader copied the minimum", 1_000, |w| {
+        w.model.state().state.is_some_and(|(s, _)| s.min_required() == 3)
+    });
+    for (words, wanted) in [
+        (["SET-CONFIG", "lease_ms", "450"], "want heartbeat*3 <= suspect < lease <= 0.8*promise"),
+        (["SET-CONFIG", "lease", "450"], "no cluster-wide key lease: want one of"),
+        (["SET-CONFIG", "min_in_sync", "few"], "want \"auto\" or a number"),
+    ] {
+        let said = operate(&mut world, 0, &words);
+        assert!(said.starts_with("-ERR") && said.contains(wanted), "{words:?}: {said}");
+    }
+    let said = world.ask(0, &["DATAKEEPER", "SET-CONFIG", "lease_ms", "350", "CONFIRM", "other"]);
+    assert_eq!(said, "-ERR confirm with the cluster's name: CONFIRM c\r\n");
+    assert_eq!(world.model.config().map(|c| c.lease_ms), Some(300), "nothing of that was written");
+}
+
+#[test]
+fn a_cluster_is_made_smaller_by_its_leader_and_never_below_its_size() {
+    let mut world = three();
+    assert_eq!(operate(&mut world, 1, &["LOWER-PEAK", "2"]), "-ERR n0 leads: run it there, --connect client:0\r\n");
+    assert!(operate(&mut world, 0, &["LOWER-PEAK", "2"]).starts_with("-ERR 2: want a peak of at least 3"));
+    assert!(operate(&mut world, 0, &["FORGET", "n2"]).contains("is in the in-sync set"));
+    world.crash(2);
+    world.crash(1);
+    world.run_until("n0 is alone", 1_000, |w| w.in_sync() == 1);
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "-NOREPLICAS Not enough good replicas to write.\r\n");
+    assert_eq!(operate(&mut world, 0, &["LOWER-PEAK", "1"]), "+OK\r\n");
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    assert_eq!(operate(&mut world, 0, &["FORGET", "n2"]), "+OK\r\n");
+    let (state, _) = world.model.state().state.unwrap();
+    assert_eq!((state.peak_in_sync, state.fallback.len(), state.epoch.0), (1, 0, 1));
+    assert!(!state.holders.keys().any(|id| id.as_str() == "n2"));
+}
+
+#[test]
+fn an_operator_starts_a_lost_cluster_over_and_never_under_a_leader() {
+    let mut world = three();
+    assert!(operate(&mut world, 0, &["RESET"]).starts_with("-ERR this node leads"));
+    assert_eq!(operate(&mut world, 1, &["RESET"]), "-ERR n0 leads: there is nothing to repair\r\n");
+    for i in 0..3 {
+        world.crash(i);
+    }
+    world.start(1);
+    world.run(2_000);
+    assert!(operate(&mut world, 1, &["ADOPT", "n1"]).contains("holds no whole copy"));
+    assert!(operate(&mut world, 1, &["ADOPT", "n0"]).contains("run it at n0, --connect client:0"));
+    assert_eq!(operate(&mut world, 1, &["RESET"]), "+OK\r\n");
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader);
+    assert_eq!(world.model.state().state.map(|(s, _)| (s.resets, s.epoch.0)), Some((1, 2)));
+    world.start(0);
+    world.run_until("two in sync", 3_000, |w| w.in_sync() == 2);
+    assert_eq!(world.ask(1, &["DBSIZE"]), ":0\r\n");
+}
+
+#[test]
+fn an_operator_goes_on_with_a_copy_whose_leader_never_comes_back() {
+    let mut world = only_a_fallback_copy_is_left();
+    world.run(2_000);
+    assert!(operate(&mut world, 2, &["RESET"]).contains("this node holds data up to"));
+    assert_eq!(operate(&mut world, 2, &["ADOPT", "n2"]), "+OK\r\n");
+    world.run_until("n2 leads", 1_000, |w| w.role(2) == Role::Leader);
+    world.cut_off.clear();
+    world.start(0);
+    world.run_until("two in sync", 3_000, |w| w.in_sync() == 2);
+    assert_eq!(world.ask(2, &["GET", "k"]), "$12\r\nacknowledged\r\n");
+}
+
+#[test]
+fn a_state_that_was_deleted_is_made_anew_by_a_node_that_holds_the_data() {
+    let mut world = three();
+    world.model.delete_state();
+    world.settle();
+    world.run_until("every node halted", 2_000, |w| (0..3).all(|i| w.role(i) == Role::Halted));
+    world.run(1_000);
+    assert_eq!(operate(&mut world, 1, &["ADOPT", "n1"]), "+OK\r\n");
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader);
+    assert_eq!(world.model.state().state.map(|(s, _)| s.epoch.0), Some(2));
+    for i in [0, 2] {
+        world.crash(i);
+        world.start(i);
+    }
+    world.run_until("all three in sync", 3_000, |w| w.in_sync() == 3);
+    assert_eq!(world.ask(1, &["GET", "before7"]), "$1\r\nx\r\n");
 }

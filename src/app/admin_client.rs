@@ -9,13 +9,41 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::ask;
+use super::cli::{AdminArgs, AdminCommand};
+use super::{ask, status};
 use crate::base::ids::NodeId;
 
 /// Longest time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// Carries out an operator's command: `crash` over HTTP, the others over the port that clients use.
+///
+/// # Errors
+/// For the operator: nobody answers, or the command is refused.
+pub fn run(args: AdminArgs) -> Result<String, String> {
+    let ask_node = |words: &[&str], cluster: &str| {
+        let at = args.connect.as_deref().unwrap_or("127.0.0.1:6379");
+        let answer = status::command(at, &[words, &["CONFIRM", cluster]].concat())?;
+        Ok(String::from_utf8_lossy(&answer).into_owned() + "\n")
+    };
+    match &args.command {
+        AdminCommand::Crash { node } => crash(args.connect.as_deref().unwrap_or("127.0.0.1:8081"), node),
+        AdminCommand::Reset { confirm } => ask_node(&["RESET"], confirm),
+        AdminCommand::Adopt { node, confirm } => ask_node(&["ADOPT", node], confirm),
+        AdminCommand::Forget { node, confirm } => ask_node(&["FORGET", node], confirm),
+        AdminCommand::LowerPeak { size, confirm } => ask_node(&["LOWER-PEAK", &size.to_string()], confirm),
+        AdminCommand::SetConfig { settings, confirm } => {
+            let mut words = vec!["SET-CONFIG"];
+            for setting in settings {
+                let (key, value) = setting.split_once('=').ok_or_else(|| format!("{setting}: want KEY=VALUE"))?;
+                words.extend([key, value]);
+            }
+            ask_node(&words, confirm)
+        }
+    }
+}
 
 /// Ends a node of `local` without goodbye; answers what the process said about it.
 ///

@@ -175,9 +175,9 @@ pub struct StatusArgs {
 /// Arguments of `admin`.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
-    /// Admin address of the process
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081", global = true)]
-    pub connect: String,
+    /// Client address of the node; for `crash`, the admin address of the process
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    pub connect: Option<String>,
     /// Which command.
     #[command(subcommand)]
     pub command: AdminCommand,
@@ -190,6 +190,45 @@ pub enum AdminCommand {
     Crash {
         /// Name of the node
         node: String,
+    },
+    /// No leader and the data is gone for good: start over EMPTY at the node that is asked
+    Reset {
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
+    },
+    /// No leader: go on with what this node holds; also after /state was deleted. LATER WRITES ARE LOST
+    Adopt {
+        /// Name of the node; it is the one to ask
+        node: String,
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
+    },
+    /// At the leader: wait no longer for what a lost node held
+    Forget {
+        /// Name of the node
+        node: String,
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
+    },
+    /// At the leader: the cluster is meant to be smaller from now on (`min_in_sync: auto`)
+    LowerPeak {
+        /// Largest in-sync set to reckon with; at least the present one
+        size: u32,
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
+    },
+    /// Change cluster-wide settings, all at once
+    SetConfig {
+        /// As in lease_ms=400 or min_in_sync=2
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
     },
 }
 
@@ -258,10 +297,10 @@ mod tests {
     #[test]
     fn operators_commands_have_their_addresses() {
         let Ok(Command::Admin(admin)) = parse("datakeeper admin crash n2") else { panic!("not read as admin") };
-        let AdminCommand::Crash { node } = admin.command;
-        assert_eq!((node.as_str(), admin.connect.as_str()), ("n2", "127.0.0.1:8081"));
+        let AdminCommand::Crash { node } = admin.command else { panic!("not read as crash") };
+        assert_eq!((node.as_str(), admin.connect), ("n2", None));
         let Ok(Command::Admin(admin)) = parse("datakeeper admin crash n2 --connect h:9") else { panic!("not admin") };
-        assert_eq!(admin.connect, "h:9");
+        assert_eq!(admin.connect.as_deref(), Some("h:9"));
         let Ok(Command::Status(status)) = parse("datakeeper status --json") else { panic!("not read as status") };
         assert_eq!((status.connect.as_str(), status.json), ("127.0.0.1:6379", true));
     }

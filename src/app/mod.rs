@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{AdminCommand, Cli, Command};
+use cli::{Cli, Command};
 use config::{Config, ConfigErrors, Setting, Sources};
 
 /// Exit code for a wrong command line or configuration.
@@ -65,9 +65,7 @@ fn run(command: Command) -> ExitCode {
             Ok(config) => finish(Ok(check_config::describe(&config))),
             Err(code) => code,
         },
-        Command::Admin(args) => match args.command {
-            AdminCommand::Crash { node } => finish(admin_client::crash(&args.connect, &node)),
-        },
+        Command::Admin(args) => finish(admin_client::run(args)),
     }
 }
 

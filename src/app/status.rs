@@ -20,29 +20,41 @@ use crate::cluster::state::MinInSync;
 use crate::cluster::status::{NodeStatus, Status, SyncProgress};
 
 /// Longest time an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Asks the node at `address`; presents the password of the environment, if there is one.
 ///
 /// # Errors
 /// For the operator: nobody answers there, or not a node, or not without a password.
 pub fn run(address: &str, json: bool) -> Result<String, String> {
+    let answer = command(address, &["STATUS"]);
+    answer.and_then(|answer| {
+        let shown = if json { pretty(&answer) } else { read(&answer).map(|status| table(&status)) };
+        shown.map_err(|reason| format!("{address}: {reason}"))
+    })
+}
+
+/// Sends one subcommand of DATAKEEPER to the node at `address` and returns its answer.
+///
+/// # Errors
+/// As [`run`], or what the node refused it with.
+pub(super) fn command(address: &str, words: &[&str]) -> Result<Bytes, String> {
     let password = std::env::var(ENV_AUTH_PASSWORD).ok().filter(|password| !password.is_empty());
     let answer = ask(async {
-        let answer = timeout(PATIENCE, fetch(address, password)).await;
+        let answer = timeout(PATIENCE, fetch(address, password, words)).await;
         answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
     });
-    let answer = answer.and_then(|answer| if json { pretty(&answer) } else { Ok(table(&read(&answer)?)) });
     answer.map_err(|reason| format!("{address}: {reason}"))
 }
 
-async fn fetch(address: &str, password: Option<String>) -> Result<Bytes, String> {
+async fn fetch(address: &str, password: Option<String>, words: &[&str]) -> Result<Bytes, String> {
     let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     let mut node = Framed::new(stream, Resp2::default());
     if let Some(password) = password {
         call(&mut node, vec![Bytes::from_static(b"AUTH"), password.into()]).await?;
     }
-    call(&mut node, vec![Bytes::from_static(b"DATAKEEPER"), Bytes::from_static(b"STATUS")]).await
+    let words = std::iter::once(&"DATAKEEPER").chain(words).map(|word| Bytes::copy_from_slice(word.as_bytes()));
+    call(&mut node, words.collect()).await
 }
 
 async fn call(node: &mut Framed<TcpStream, Resp2>, words: Vec<Bytes>) -> Result<Bytes, String> {
@@ -207,7 +219,7 @@ warning: n3 is being filled
     }
 
     fn fetched(address: &str, password: Option<&str>) -> Result<Bytes, String> {
-        ask(fetch(address, password.map(str::to_string)))
+        ask(fetch(address, password.map(str::to_string), &["STATUS"]))
     }
 
     const ASK: &str = "*2\r\n$10\r\nDATAKEEPER\r\n$6\r\nSTATUS\r\n";

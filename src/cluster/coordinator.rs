@@ -34,6 +34,15 @@ pub enum CoordRequest {
         /// Directory entries that must still have these versions, in the same transaction (total loss only).
         nodes: Vec<(NodeId, i32)>,
     },
+    /// Compare-and-set of `/config` by its content, for an operator → [`CoordEvent::Resolved`]. Won if `to` is there.
+    SetConfig {
+        /// Token of this request.
+        id: ChangeId,
+        /// The settings that the change was made to.
+        from: ClusterConfig,
+        /// The settings to write.
+        to: ClusterConfig,
+    },
 }
 
 /// How a compare-and-set (or a creation) ended. There is no third outcome.

@@ -243,6 +243,31 @@ impl ClusterState {
         next
     }
 
+    /// Every copy in the set is gone for certain: `me`, a complete copy on the fallback list, takes over alone. What else is on the
+    /// list stays there while the set is too small: nothing is acknowledged meanwhile.
+    ///
+    /// # Panics
+    /// If `me` is not on the list: the caller has to look before it stands.
+    #[must_use]
+    pub fn elect_fallback(&self, me: &Member, change: Change) -> ClusterState {
+        assert!(self.fallback.contains(me), "only a copy on the fallback list takes over when the set is gone");
+        let mut next = self.adopt(me, change);
+        if !next.may_commit() {
+            next.fallback = self.fallback.iter().filter(|m| *m != me).cloned().collect();
+        }
+        next
+    }
+
+    /// An operator names the copy to go on with: it leads alone, with what it holds. The peak and the holders stay.
+    #[must_use]
+    pub fn adopt(&self, me: &Member, change: Change) -> ClusterState {
+        let mut next = self.with_set(vec![me.clone()], change);
+        next.epoch = Epoch(self.epoch.0 + 1);
+        next.leader = me.clone();
+        next.fallback.clear();
+        next
+    }
+
     /// The leader takes those copies out. Returns `None` if none of them is in, or one is the leader.
     #[must_use]
     pub fn shrink(&self, out: &[CopyId], change: Change) -> Option<ClusterState> {
@@ -290,6 +315,42 @@ impl ClusterState {
             next.fallback.clear();
         }
         Some(next)
+    }
+
+    /// An operator knows that a node never comes back with what it held: nobody waits for its copy any more.
+    ///
+    /// # Errors
+    /// The node is in the in-sync set, or no copy of it counts; for the operator.
+    pub fn forget(&self, node: &NodeId, change: Change) -> Result<ClusterState, String> {
+        if self.member(node).is_some() {
+            return Err(format!("ERR {node} is in the in-sync set: stop it first"));
+        }
+        if !self.counted_copies().any(|(id, _)| id == node) {
+            return Err(format!("ERR no copy of {node} counts: there is nothing to forget"));
+        }
+        let mut next = self.clone();
+        next.holders.remove(node);
+        next.fallback.retain(|m| m.id != *node);
+        next.change = change;
+        Ok(next)
+    }
+
+    /// An operator makes the cluster smaller for good.
+    ///
+    /// # Errors
+    /// The number is below the present size, or not below the peak; for the operator.
+    pub fn lower_peak(&self, to: u32, change: Change) -> Result<ClusterState, String> {
+        let (size, peak) = (self.in_sync.len() as u32, self.peak_in_sync);
+        if to < size || to >= peak {
+            return Err(format!("ERR {to}: want a peak of at least {size}, the present size, and below {peak}"));
+        }
+        let mut next = self.clone();
+        next.peak_in_sync = to;
+        next.change = change;
+        if next.may_commit() {
+            next.fallback.clear();
+        }
+        Ok(next)
     }
 
     /// Total loss: `me`, which holds nothing, starts over with a new dataset. The peak stays, so that the cluster is not

@@ -9,6 +9,11 @@ use crate::command::spec::{CommandSpec, Group};
 /// What the keeper executes. Arguments are checked in number only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionCommand {
+    AdminAdopt,
+    AdminForget,
+    AdminLowerPeak,
+    AdminReset,
+    AdminSetConfig,
     Asking,
     Auth,
     ClientGetName,
@@ -273,6 +278,29 @@ const DATAKEEPER: &[CommandSpec] = &[
         "0.1.0",
         "Returns the cluster as this node sees it.",
     ),
+    CommandSpec::session("datakeeper|reset", 4, Run::AdminReset).args("CONFIRM cluster").flags(OPERATOR).doc(
+        Group::Server,
+        "0.1.0",
+        "Starts the cluster over empty at this node.",
+    ),
+    CommandSpec::session("datakeeper|adopt", 5, Run::AdminAdopt).args("node CONFIRM cluster").flags(OPERATOR).doc(
+        Group::Server,
+        "0.1.0",
+        "Lets the cluster go on with what this node holds.",
+    ),
+    CommandSpec::session("datakeeper|forget", 5, Run::AdminForget).args("node CONFIRM cluster").flags(OPERATOR).doc(
+        Group::Server,
+        "0.1.0",
+        "Waits no longer for what a lost node held.",
+    ),
+    CommandSpec::session("datakeeper|lower-peak", 5, Run::AdminLowerPeak)
+        .args("size CONFIRM cluster")
+        .flags(OPERATOR)
+        .doc(Group::Server, "0.1.0", "Makes the cluster smaller for good."),
+    CommandSpec::session("datakeeper|set-config", -6, Run::AdminSetConfig)
+        .args("key value [key value ...] CONFIRM cluster")
+        .flags(OPERATOR)
+        .doc(Group::Server, "0.1.0", "Changes settings of the whole cluster."),
     CommandSpec::data("datakeeper|help", 2, help).flags(HELP_FLAGS).doc(
         Group::Server,
         "0.1.0",

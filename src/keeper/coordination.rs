@@ -11,7 +11,7 @@ use crate::base::limits::{HOLD_MS, RANK_STEP_MS};
 use crate::base::rules::Rule;
 use crate::cluster::config::TotalLoss;
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
-use crate::cluster::registration::Registration;
+use crate::cluster::registration::{NodeRead, Registration};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Change, ClusterState, Member, Why};
 use crate::replication::log::Log;
@@ -57,6 +57,7 @@ impl Keeper {
                     self.found_if_absent(now, fx);
                 }
                 if confirmed {
+                    self.stand_as_fallback(now, fx);
                     self.start_over_if_lost(now, fx);
                 }
             }
@@ -67,7 +68,11 @@ impl Keeper {
                     self.shared = shared;
                 }
             }
-            CoordEvent::Resolved { id, outcome } => self.on_resolved(now, id, outcome, fx),
+            CoordEvent::Resolved { id, outcome } => {
+                self.resolved = Some((id, matches!(outcome, CasOutcome::Won(_))));
+                self.on_resolved(now, id, outcome, fx);
+                self.resume_blocked(fx);
+            }
         }
     }
 
@@ -146,9 +151,56 @@ impl Keeper {
             && self.following.as_ref().is_none_or(|f| !f.welcomed)
     }
 
+    /// Whether this copy, which is complete and outside the set, finds no leader and may take over once the set is proven gone.
+    fn may_fall_back(&self, now: Now) -> bool {
+        self.leading.is_none()
+            && self.pending.is_none()
+            && self.wipe_due.is_none()
+            && self.halted.is_none()
+            && !self.stopping
+            && self.intake.is_none()
+            && self.is_registered()
+            && self
+                .known
+                .as_ref()
+                .is_some_and(|k| self.dataset == Some(k.state.dataset) && k.state.fallback.contains(&self.me))
+            && self.following.as_ref().is_none_or(|f| !f.welcomed)
+            && now.boot >= self.pulse.lock().promised().max(self.stand_after)
+    }
+
+    /// Section 8: every copy in the set is registered under another id by now (the directory was read after `/state`, both after a
+    /// sync): a fallback copy elects itself. The compare-and-set names the versions that the proof rests on.
+    fn stand_as_fallback(&mut self, now: Now, fx: &mut Effects) {
+        if !self.may_fall_back(now) {
+            return;
+        }
+        let known = self.known.as_ref().expect("may_fall_back looked");
+        if known.state.in_sync.iter().any(|m| !self.is_replaced(&m.id, m.copy)) {
+            return;
+        }
+        let (state, expect) = (known.state.clone(), known.version);
+        let proof = |n: &&NodeRead| state.in_sync.iter().any(|m| m.id == n.registration.id);
+        let nodes = self.nodes.iter().filter(proof).map(|n| (n.registration.id.clone(), n.version)).collect();
+        let change = self.change(now, Why::Elect);
+        let want = state.elect_fallback(&self.me, change);
+        fx.push(Notice::warn(format!(
+            "every copy in the in-sync set is gone: standing for epoch {} as a fallback copy at {}",
+            want.epoch,
+            self.log.last()
+        )));
+        self.freeze(fx);
+        self.pending = Some(Pending { want: want.clone(), leads: true });
+        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
+    }
+
+    /// Whether the directory shows the node with another copy than this one.
+    fn is_replaced(&self, id: &NodeId, copy: CopyId) -> bool {
+        self.nodes.iter().any(|n| n.registration.id == *id && n.registration.copy != copy)
+    }
+
     /// Asks for confirmed reads while no leader is found, once a second.
     pub(super) fn look_for_loss(&mut self, now: Now, fx: &mut Effects) {
-        if now.boot >= self.loss_check_at && self.may_prove_loss() {
+        if now.boot >= self.loss_check_at && (self.may_prove_loss() || self.may_fall_back(now)) {
             self.loss_check_at = now.boot.plus_ms(HOLD_MS);
             fx.push(Effect::coord(CoordRequest::Confirm));
         }
@@ -159,10 +211,7 @@ impl Keeper {
     /// have expired.
     fn copies_waited_for(&self) -> Vec<String> {
         let Some(known) = &self.known else { return Vec::new() };
-        let replaced = |(id, copy): &(&NodeId, CopyId)| {
-            self.nodes.iter().any(|n| n.registration.id == **id && n.registration.copy != *copy)
-        };
-        let counted = known.state.counted_copies().filter(|c| !replaced(c)).map(|(id, _)| id);
+        let counted = known.state.counted_copies().filter(|(id, copy)| !self.is_replaced(id, *copy)).map(|(id, _)| id);
         let holds = |r: &&Registration| !r.empty && r.dataset == Some(known.state.dataset);
         let holding = self.nodes.iter().map(|n| &n.registration).filter(holds).map(|r| &r.id);
         let mut names: Vec<String> = counted.chain(holding).map(NodeId::to_string).collect();
@@ -178,6 +227,20 @@ impl Keeper {
             .then(|| format!("no leader: waiting for {}, whose memory may hold the data", missing.join(", ")))
     }
 
+    /// What an operator can do when nobody leads: the exact commands.
+    fn way_out(&self, state: &ClusterState) -> String {
+        let cluster = &self.config.cluster;
+        let command = |what: String, at: &str| format!("`datakeeper admin {what} --connect {at} --confirm {cluster}`");
+        let held = |n: &&NodeRead| !n.registration.empty && n.registration.dataset == Some(state.dataset);
+        let holders = self.nodes.iter().filter(held).map(|n| &n.registration);
+        let adopt: Vec<String> = holders.map(|r| command(format!("adopt {}", r.id), &r.client_addr)).collect();
+        let reset = command("reset".to_string(), &self.config.client_addr);
+        match &adopt[..] {
+            [] => format!("If that memory is gone for good: {reset} starts over empty"),
+            some => format!("To go on with what a node holds: {}; to start over empty: {reset}", some.join(" or ")),
+        }
+    }
+
     /// Total loss is proven when every copy that counts is registered under another copy id by now, and no live node holds
     /// data (the directory was read after `/state`, both after a sync). The compare-and-set names every version that the
     /// proof rests on. Until it is resolved this node takes nothing in (R4).
@@ -190,10 +253,11 @@ impl Keeper {
         let all_gone = missing.is_empty();
         if !all_gone {
             let text = format!(
-                "no leader, and this node is empty: waiting for {}, whose memory may hold the data",
-                missing.join(", ")
+                "no leader, and this node is empty: waiting for {}, whose memory may hold the data. {}",
+                missing.join(", "),
+                self.way_out(&known.state)
             );
-            if self.told.is_news(now.boot, &text) {
+            if self.told.is_due(now.boot, &text, 10_000) {
                 fx.push(Notice::warn(text));
             }
         }
@@ -209,7 +273,8 @@ impl Keeper {
         let loss = format!("every copy of dataset {} is gone ({} restarted)", known.state.dataset, holders.join(", "));
         if self.shared.total_loss == TotalLoss::Halt {
             self.loss_check_at = now.boot.plus_ms(10 * HOLD_MS);
-            fx.push(Notice::error(format!("{loss}; total_loss: halt waits for an operator")));
+            let way_out = self.way_out(&known.state);
+            fx.push(Notice::error(format!("{loss}; total_loss: halt waits for an operator. {way_out}")));
             return;
         }
         fx.push(Notice::error(format!("{loss}: ALL DATA ARE LOST, starting over empty")));
@@ -229,6 +294,7 @@ impl Keeper {
             if self.known.is_some() {
                 // The node was deleted under a running cluster: nothing is built on that.
                 if read.confirmed {
+                    self.state_is_absent = true;
                     self.halt(now, "/state is gone from the coordination service", fx);
                 } else {
                     fx.push(Effect::coord(CoordRequest::Confirm));
@@ -268,6 +334,7 @@ impl Keeper {
             return;
         }
         self.rollbacks_seen = 0;
+        self.state_is_absent = false;
         self.incarnation = read.incarnation;
         let newer = self.known.as_ref().is_none_or(|k| version > k.version);
         if newer || self.config.rules.leaves_out(Rule::Fencing) {
@@ -288,7 +355,9 @@ impl Keeper {
             self.role = Role::Joining;
         }
         if self.pending.as_ref().is_some_and(|p| p.want.change.id == change.id) {
+            self.resolved = Some((change.id, true));
             self.on_resolved(now, change.id, CasOutcome::Won(version), fx);
+            self.resume_blocked(fx);
             return;
         }
         let state = &self.known.as_ref().expect("just set").state;

@@ -109,6 +109,7 @@ impl Keeper {
             self.advance(now, fx);
             self.wake_followers(fx);
         }
+        fx.append(&mut self.deferred);
         if self.confirming.contains_key(&conn) {
             self.wake_followers(fx);
         }

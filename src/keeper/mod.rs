@@ -30,7 +30,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
-use crate::base::ids::{ConnId, CopyId, DatasetId, Epoch, LinkId, Offset, Position};
+use crate::base::ids::{ChangeId, ConnId, CopyId, DatasetId, Epoch, LinkId, Offset, Position};
 use crate::base::jitter::Jitter;
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
@@ -204,6 +204,12 @@ pub struct Keeper {
     stand_after: Boot,
     /// When to look (again) whether all data are lost.
     loss_check_at: Boot,
+    /// A confirmed read showed that `/state` was deleted under us.
+    state_is_absent: bool,
+    /// The latest change that was resolved, and whether it was made: for operators' commands that wait.
+    resolved: Option<(ChangeId, bool)>,
+    /// What session commands want done; carried out when their batch is.
+    deferred: Effects,
 
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
@@ -309,6 +315,9 @@ impl Keeper {
             wipe_confirming: false,
             stand_after: Boot(0),
             loss_check_at: now.boot.plus_ms(crate::base::limits::HOLD_MS),
+            state_is_absent: false,
+            resolved: None,
+            deferred: Effects::new(),
             links: BTreeMap::new(),
             next_link: 1,
             leading: None,

@@ -63,7 +63,12 @@ pub(super) struct Told {
 impl Told {
     /// Whether this is to be told now; it counts as told then.
     pub fn is_news(&mut self, now: Boot, text: &str) -> bool {
-        if self.last.get(text).is_some_and(|at| now.ms_since(*at) < AGAIN_MS) {
+        self.is_due(now, text, AGAIN_MS)
+    }
+
+    /// The same for what is told again after that long.
+    pub fn is_due(&mut self, now: Boot, text: &str, again_ms: u64) -> bool {
+        if self.last.get(text).is_some_and(|at| now.ms_since(*at) < again_ms) {
             return false;
         }
         if self.last.len() >= TEXTS_MAX {

@@ -1,12 +1,14 @@
 //! Sessions: what the Keeper knows of each client connection, and the commands that need one.
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
-//! The commands are in one file per family: `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the status) and `wait`;
+//! The commands are in one file per family: `admin`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
+//! status) and `wait`;
 //! `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
 //! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, MULTI, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
+mod admin;
 mod cluster;
 mod config;
 mod connection;
@@ -19,7 +21,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ConnId, Offset};
+use crate::base::ids::{ChangeId, ConnId, Offset};
 use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
@@ -65,6 +67,8 @@ pub(super) struct Session {
     pub wait_until: Option<Boot>,
     /// When the first read of its batch came that needs a round of confirmations; see [`Keeper::may_read`].
     pub reads_asked: Option<Boot>,
+    /// The operator's change that its command waits for.
+    pub change: Option<ChangeId>,
     /// What a command remembers that runs in slices.
     pub slice: SliceState,
 }
@@ -146,6 +150,7 @@ impl Keeper {
             held_seq: 0,
             wait_until: None,
             reads_asked: None,
+            change: None,
             slice: SliceState::default(),
         };
         self.sessions.map.insert(conn, session);
@@ -192,6 +197,11 @@ impl Keeper {
             SessionCommand::Readonly => connection::set(&mut session.readonly, true, &mut reply),
             SessionCommand::Readwrite => connection::set(&mut session.readonly, false, &mut reply),
             SessionCommand::Asking => connection::asking(&mut reply),
+            SessionCommand::AdminAdopt
+            | SessionCommand::AdminForget
+            | SessionCommand::AdminLowerPeak
+            | SessionCommand::AdminReset
+            | SessionCommand::AdminSetConfig => self.operate(now, session, command, args, &mut reply),
             SessionCommand::ClientId => connection::id(session, &mut reply),
             SessionCommand::ClientGetName => connection::get_name(session, &mut reply),
             SessionCommand::ClientSetName => connection::set_name(session, args, &mut reply),

@@ -135,6 +135,14 @@ impl Model {
                 }
                 self.outcome(want.change.id)
             }
+            CoordRequest::SetConfig { id, from, to } => {
+                if self.config.as_ref() == Some(from) && from != to {
+                    self.set_config(to.clone());
+                }
+                let won = self.config.as_ref() == Some(to);
+                let outcome = if won { CasOutcome::Won(0) } else { CasOutcome::Lost };
+                vec![CoordEvent::Resolved { id: *id, outcome }]
+            }
             CoordRequest::Cas { expect, want, nodes } => {
                 let now = self.state();
                 let version_holds = now.state.as_ref().is_some_and(|(_, version)| version == expect);

@@ -82,6 +82,7 @@ impl Session {
             CoordRequest::Confirm => self.confirm().await,
             CoordRequest::Bootstrap { want, config } => self.bootstrap(want, config).await,
             CoordRequest::Cas { expect, want, nodes } => self.compare_and_set(*expect, want, nodes).await,
+            CoordRequest::SetConfig { id, from, to } => self.set_config(*id, from, to).await,
         }
     }
 
@@ -223,6 +224,27 @@ impl Session {
             }
             // Written or refused: the next read tells which.
         }
+    }
+
+    /// An earlier attempt that was not answered is found by its content: whoever wrote it, it is what was wanted.
+    async fn set_config(&self, id: ChangeId, from: &ClusterConfig, to: &ClusterConfig) -> Result<(), CoordError> {
+        let path = self.paths.config();
+        let bytes = serde_json::to_vec(to).expect("the settings have only string keys");
+        let outcome = loop {
+            self.sync().await?;
+            let found = self.get(&path).await?;
+            let there = found.as_ref().and_then(|(bytes, _)| serde_json::from_slice::<ClusterConfig>(bytes).ok());
+            match (found, there) {
+                (Some((_, stat)), Some(there)) if there == *to => break CasOutcome::Won(stat.version),
+                (Some((_, stat)), Some(there)) if there == *from => {
+                    let _written_or_refused =
+                        self.op(&path, self.client.set_data(&path, &bytes, Some(stat.version))).await?;
+                }
+                _ => break CasOutcome::Lost,
+            }
+        };
+        self.tell(CoordEvent::Resolved { id, outcome });
+        Ok(())
     }
 
     async fn compare_and_set(
