@@ -40,12 +40,10 @@ pub enum Fault {
     Reconfigure,
     /// The process is asked to end, and a new one is started.
     Stop,
-    /// The leader is asked to hand over.
-    HandOver,
 }
 
 /// Every fault, with the name that the counters use.
-pub const FAULTS: [(Fault, &str); 16] = [
+pub const FAULTS: [(Fault, &str); 15] = [
     (Fault::Kill, "fault: kill"),
     (Fault::FastRestart, "fault: fast restart"),
     (Fault::PowerLoss, "fault: power loss"),
@@ -61,7 +59,6 @@ pub const FAULTS: [(Fault, &str); 16] = [
     (Fault::WallStep, "fault: wall clock set"),
     (Fault::Reconfigure, "fault: settings changed"),
     (Fault::Stop, "fault: stop"),
-    (Fault::HandOver, "fault: handover"),
 ];
 
 /// A deliberate falsehood of the simulated world, to show that a check notices.
