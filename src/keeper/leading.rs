@@ -440,7 +440,10 @@ impl Keeper {
         let held = if leading.ready { leading.held } else { self.acked };
         let near = |(copy, f): &(&CopyId, &Follower)| {
             let member = Member { id: f.node.clone(), copy: **copy };
+            let heard = f.heard.max(self.pulse.lock().heard_at(**copy).unwrap_or(Boot(0)));
+            // Who is silent would be taken out again at once.
             f.link.is_some()
+                && now.boot < heard.plus_ms(self.shared.suspect_ms)
                 && f.whole
                 && !known.state.names(&member)
                 && (held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))

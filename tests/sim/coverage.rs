@@ -51,7 +51,6 @@ pub const REQUIRED: &[&str] = &[
     "role: joining -> replica",
     "role: joining -> syncing",
     "role: leader -> joining",
-    "role: leading -> joining",
     "role: leading -> leader",
     "role: replica -> candidate",
     "role: replica -> joining",
@@ -68,7 +67,8 @@ pub const REQUIRED: &[&str] = &[
 ];
 
 /// What 2,000 seeds have to reach besides.
-pub const REQUIRED_OF_MANY: &[&str] = &["role: leader -> replica", "role: syncing -> candidate"];
+pub const REQUIRED_OF_MANY: &[&str] =
+    &["role: leader -> replica", "role: leading -> joining", "role: syncing -> candidate"];
 
 /// Counters by name.
 #[derive(Clone, Debug, Default)]
