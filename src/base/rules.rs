@@ -1,6 +1,6 @@
 //! The rules of the protocol that a build can leave out, one at a time, to prove that the simulator would notice.
 //!
-//! Each of them is asked for by [`LeftOut::leaves_out`] at the one place where the rule is kept. Without the cargo feature
+//! Each of them is asked for by [`LeftOut::leaves_out`] at the places where the rule is kept. Without the cargo feature
 //! `leave-out-rules` the answer is always no, known to the compiler, and nothing takes room; with it the server refuses to start.
 
 /// A rule, with what the simulator has to see without it (PROTOCOL section 13, in its order).
