@@ -255,6 +255,7 @@ fn operators_commands_change_settings_and_refuse_what_is_not_theirs_to_do() {
     let Some(cluster) = Cluster::start(&[]) else { return };
     cluster.wait_until_whole();
     let (leader, replicas) = cluster.roles();
+    let names = (leader.name.clone(), replicas[0].name.clone());
     let (leader, replica) = (leader.addr.to_string(), replicas[0].addr.to_string());
     let admin = |words: &str| datakeeper(&[&["admin"], &words.split(' ').collect::<Vec<_>>()[..]].concat());
     let said = admin(&format!("set-config min_in_sync=3 --connect {replica} --confirm main"));
@@ -273,5 +274,10 @@ fn operators_commands_change_settings_and_refuse_what_is_not_theirs_to_do() {
         assert!(said.code == Some(1) && said.text.contains(wanted), "{words}: {}", said.text);
     }
     assert_eq!(admin("reset").code, Some(2), "without a confirmation");
+    let said = datakeeper(&["handover", "--connect", &replica]);
+    assert!(said.code == Some(1) && said.text.contains(&format!("ask {} at {leader}", names.0)), "{}", said.text);
+    let said = datakeeper(&["handover", "--connect", &leader, "--to", &names.1]);
+    assert_eq!((said.code, said.text.trim()), (Some(0), format!("{} leads in epoch 2", names.1).as_str()));
+    cluster.wait_until_whole();
     cluster.finish(&[]);
 }

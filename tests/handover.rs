@@ -5,8 +5,9 @@ mod support;
 
 use datakeeper::cluster::role::Role;
 use datakeeper::cluster::state::Why;
-use datakeeper::keeper::Event;
-use support::world::{World, three};
+use datakeeper::keeper::{Event, KeeperConfig, ReadMode};
+use datakeeper::shell::coordination::model::Fate;
+use support::world::{World, three, three_tuned};
 
 fn set(world: &World) -> Vec<String> {
     let (state, _) = world.model.state().state.unwrap();
@@ -59,6 +60,126 @@ fn a_replica_that_leaves_is_taken_out_at_once_and_writes_do_not_wait() {
     assert!(took <= 20, "took {took} ms");
     assert_eq!(set(&world), ["n0", "n1"]);
     assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    world.run(3_000);
+    assert_eq!(set(&world), ["n0", "n1"], "its link is still up, but who leaves is not taken in again");
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n2"]), "-ERR n2 is not connected and in sync\r\n");
+}
+
+#[test]
+fn a_replica_that_leaves_while_its_link_is_down_asks_again_on_the_next_one() {
+    let mut world = three();
+    world.break_link(2, 0);
+    world.event(2, Event::Leave);
+    assert_eq!(set(&world), ["n0", "n1", "n2"]);
+    world.run_until("n2 has left", 200, |w| w.keeper(2).has_left());
+    world.run(1_000);
+    assert_eq!(set(&world), ["n0", "n1"]);
+}
+
+#[test]
+fn the_member_that_is_next_in_the_set_takes_over_unless_it_is_silent() {
+    let mut world = three();
+    world.run(5_000);
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER"]), "+OK\r\n");
+    let took = world.run_until("n1 leads", 50, |w| w.role(1) == Role::Leader);
+    assert!(took <= 20, "idle as it was, it took {took} ms");
+    world.run(3_000);
+    assert_eq!(world.keeper(1).highest_epoch().0, 2, "nobody stood in its way");
+    assert_eq!(set(&world), ["n1", "n2", "n0"]);
+    world.cut_off.insert(2);
+    world.run(249);
+    assert_eq!((set(&world).len(), world.ask(1, &["DATAKEEPER", "HANDOVER"])), (3, "+OK\r\n".to_string()));
+    world.run_until("n0 leads", 1_000, |w| w.role(0) == Role::Leader);
+}
+
+#[test]
+fn a_target_that_is_taken_out_of_the_set_meanwhile_ends_the_handover_and_the_leader_goes_on() {
+    let mut world = three();
+    world.cut_off.insert(2);
+    let conn = world.connect(0);
+    let mut write = world.request(0, conn, &["SET", "k", "v"]);
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n2"]), "+OK\r\n");
+    assert_eq!(world.role(0), Role::Resigning);
+    let took = world.run_until("n0 leads on", 400, |w| w.role(0) == Role::Leader);
+    assert!((200..400).contains(&took), "{took} ms: when n2 was silent for too long");
+    assert_eq!((set(&world), world.keeper(0).highest_epoch().0), (vec!["n0".to_string(), "n1".to_string()], 1));
+    assert!(world.answered(&mut write));
+    assert_eq!(write.out.to_vec(), b"+OK\r\n");
+    assert!(
+        world.notices().iter().any(|n| n.contains("the handover to n2 is given up: it is no longer connected and in"))
+    );
+}
+
+#[test]
+fn a_target_that_dies_when_its_compare_and_set_has_landed_is_replaced_like_any_lost_leader() {
+    let mut world = three();
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n1"]), "+OK\r\n");
+    let target = world.nodes[1].as_mut().unwrap();
+    while world.model.state().state.is_some_and(|(s, _)| s.epoch.0 == 1) {
+        assert!(
+            !target.coordinator.step(&mut world.model, Fate::Answered).is_empty(),
+            "the compare-and-set is on its way"
+        );
+    }
+    world.crash(1);
+    let took = world.run_until("a leader of epoch 3", 1_000, |w| {
+        [0, 2].into_iter().any(|i| w.role(i) == Role::Leader && w.keeper(i).highest_epoch().0 == 3)
+    });
+    assert!((450..700).contains(&took), "{took} ms: a promise is owed to whoever won");
+    let leader = if world.role(0) == Role::Leader { 0 } else { 2 };
+    assert_eq!(world.ask(leader, &["GET", "before1"]), "$1\r\nx\r\n");
+    assert_eq!(world.ask(leader, &["SET", "k", "v"]), "+OK\r\n");
+    assert_eq!(set(&world).len(), 2);
+}
+
+fn confirm(_: usize, config: &mut KeeperConfig) {
+    config.read_mode = ReadMode::Confirm;
+}
+
+#[test]
+fn in_confirm_mode_a_handover_is_as_short_and_reads_that_wait_for_a_round_are_redirected() {
+    let mut world = three_tuned(confirm);
+    let conn = world.connect(0);
+    let mut read = world.request(0, conn, &["GET", "before1"]);
+    assert!(!world.answered(&mut read), "its round is not back");
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n2"]), "+OK\r\n");
+    let took = world.run_until("n2 leads", 100, |w| w.role(2) == Role::Leader);
+    assert!(took <= 20, "took {took} ms");
+    while !world.answered(&mut read) {
+        world.run(1);
+    }
+    let reply = String::from_utf8(read.out.to_vec()).unwrap();
+    assert!(reply.starts_with("-MOVED ") && reply.ends_with(" client:2\r\n"), "{reply}");
+    world.run(3_000);
+    assert_eq!(world.keeper(2).highest_epoch().0, 2, "the lost link to the old leader makes nobody stand");
+    assert_eq!(world.ask(2, &["GET", "before1"]), "$1\r\nx\r\n");
+    assert_eq!(set(&world), ["n2", "n1", "n0"]);
+}
+
+#[test]
+fn resign_cannot_be_taken_back() {
+    let mut world = three();
+    world.cut_off.insert(1);
+    assert_eq!(world.ask(0, &["FAILOVER", "TO", "client", "1"]), "+OK\r\n");
+    assert!(world.ask(0, &["INFO", "replication"]).contains("master_failover_state:failover-in-progress"));
+    let said = world.ask(0, &["FAILOVER", "ABORT"]);
+    assert_eq!(said, "-ERR FAILOVER can no longer be aborted: the leader has resigned.\r\n");
+    assert_eq!(world.ask(0, &["FAILOVER"]), "-ERR FAILOVER already in progress.\r\n");
+}
+
+#[test]
+fn a_handover_that_waits_can_be_aborted_and_nothing_has_happened() {
+    let mut world = three();
+    world.cut_off.insert(2);
+    let conn = world.connect(0);
+    let mut write = world.request(0, conn, &["SET", "k", "v"]);
+    assert_eq!(world.ask(0, &["FAILOVER"]), "+OK\r\n");
+    let mut held = world.request(0, conn, &["GET", "before1"]);
+    assert_eq!(world.ask(0, &["FAILOVER", "ABORT"]), "+OK\r\n");
+    assert_eq!((world.role(0), world.keeper(0).highest_epoch().0), (Role::Leader, 1));
+    world.run(300);
+    assert!(world.answered(&mut write) && world.answered(&mut held));
+    assert_eq!((write.out.to_vec(), held.out.to_vec()), (b"+OK\r\n".to_vec(), b"$1\r\nx\r\n".to_vec()));
 }
 
 #[test]
@@ -116,12 +237,6 @@ fn a_handover_that_cannot_be_begun_in_time_is_given_up_and_the_leader_goes_on() 
 fn the_commands_refuse_what_is_not_safe_or_not_here() {
     let mut world = three();
     for (node, words, answer) in [
-        (0, "FAILOVER ABORT", "-ERR No failover in progress.\r\n"),
-        (0, "FAILOVER TIMEOUT 0", "-ERR FAILOVER timeout must be greater than 0\r\n"),
-        (0, "FAILOVER TO client 9", "-ERR FAILOVER target HOST and PORT is not a replica.\r\n"),
-        (0, "FAILOVER TO client 1 FORCE", "-ERR FAILOVER with FORCE could lose writes and is not supported.\r\n"),
-        (0, "FAILOVER FORCE", "-ERR syntax error\r\n"),
-        (1, "FAILOVER", "-ERR FAILOVER is not valid when server is a replica.\r\n"),
         (1, "DATAKEEPER HANDOVER", "-ERR this node does not lead: ask n0 at client:0\r\n"),
         (0, "DATAKEEPER HANDOVER TO n7", "-ERR n7 is not connected and in sync\r\n"),
         (0, "CLUSTER FAILOVER", "-ERR You should send CLUSTER FAILOVER to a replica\r\n"),

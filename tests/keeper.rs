@@ -6,7 +6,7 @@
 mod support;
 
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{Event, KeeperConfig, Next, ReadMode};
+use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
 use support::world::{World, three, three_tuned};
 
 #[test]
@@ -179,14 +179,7 @@ fn only_a_fallback_copy_is_left() -> World {
     world.crash(1);
     world.run_until("n1 is out", 500, |w| w.in_sync() == 2);
     world.cut_off.insert(2);
-    let (ours, theirs) = {
-        let links = &world.nodes[0].as_ref().unwrap().links;
-        links.iter().find(|(_, (peer, _))| *peer == 2).map(|(ours, (_, theirs))| (*ours, *theirs)).unwrap()
-    };
-    world.nodes[0].as_mut().unwrap().links.remove(&ours);
-    world.nodes[2].as_mut().unwrap().links.remove(&theirs);
-    world.event(0, Event::LinkDown { link: ours, reason: "broken".into() });
-    world.event(2, Event::LinkDown { link: theirs, reason: "broken".into() });
+    world.break_link(2, 0);
     world.run_until("n2 is out", 200, |w| w.in_sync() == 1);
     world.crash(0);
     world

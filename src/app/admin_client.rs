@@ -1,20 +1,23 @@
-//! `admin`: the operator's side of the admin address.
+//! `admin` and `handover`: what an operator wants done, at a node's client address; `crash` alone goes to the admin address.
 //!
-//! One POST and its answer over a connection of its own, which ends with the answer: a dozen lines of HTTP/1.1 do. Not here:
+//! That one is one POST and its answer over a connection of its own, which ends with the answer: a dozen lines of HTTP/1.1 do. Not here:
 //! chunked bodies, redirects, TLS; the admin address sends short answers of known length.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::cli::{AdminArgs, AdminCommand};
+use super::cli::{AdminArgs, AdminCommand, HandoverArgs};
 use super::{ask, status};
 use crate::base::ids::NodeId;
+use crate::cluster::role::Role;
 
 /// Longest time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time until there is a leader after a handover; without any fault it is some milliseconds.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
@@ -41,6 +44,34 @@ pub fn run(args: AdminArgs) -> Result<String, String> {
                 words.extend([key, value]);
             }
             ask_node(&words, confirm)
+        }
+    }
+}
+
+/// Asks the leader to hand over, and waits until the node that it was says who leads now.
+///
+/// # Errors
+/// For the operator: nobody answers, the node refuses, or the handover was given up.
+pub fn hand_over(args: &HandoverArgs) -> Result<String, String> {
+    let at = &args.connect;
+    let before = status::fetch_status(at)?;
+    let words: Vec<&str> = match &args.to {
+        Some(node) => vec!["HANDOVER", "TO", node],
+        None => vec!["HANDOVER"],
+    };
+    status::command(at, &words)?;
+    let deadline = Instant::now() + HANDOVER_PATIENCE;
+    loop {
+        let now = status::fetch_status(at)?;
+        match now.leader {
+            Some(leader) if now.epoch > before.epoch => return Ok(format!("{leader} leads in epoch {}\n", now.epoch)),
+            Some(leader) if now.role == Role::Leader.as_str() => {
+                return Err(format!("{at}: the handover was given up, {leader} leads on; see its log"));
+            }
+            _ if Instant::now() > deadline => {
+                return Err(format!("{at}: no leader is confirmed yet; see `datakeeper status`"));
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the configuration as it is understood, or every error in it
     CheckConfig(CheckConfigArgs),
+    /// Let another member of the in-sync set lead, without an error for clients that follow redirects
+    Handover(HandoverArgs),
     /// Operators' commands
     Admin(AdminArgs),
 }
@@ -172,6 +174,18 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Arguments of `handover`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("The password, if the node wants one, is taken from the environment: {ENV_AUTH_PASSWORD}."))]
+pub struct HandoverArgs {
+    /// Client address of the leader
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+    pub connect: String,
+    /// Name of the node that shall lead; without it, the member that is best placed
+    #[arg(long, value_name = "NODE")]
+    pub to: Option<String>,
+}
+
 /// Arguments of `admin`.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
@@ -306,8 +320,19 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_with_a_later_release_is_not_offered() {
-        for line in ["datakeeper handover", "datakeeper admin reset", "datakeeper server --set"] {
+    fn handover_has_a_target_only_if_told() {
+        for (line, wanted) in [
+            ("datakeeper handover", ("127.0.0.1:6379", None)),
+            ("datakeeper handover --to n2 --connect h:1", ("h:1", Some("n2"))),
+        ] {
+            let Ok(Command::Handover(args)) = parse(line) else { panic!("not read as handover: {line}") };
+            assert_eq!((args.connect.as_str(), args.to.as_deref()), wanted);
+        }
+    }
+
+    #[test]
+    fn what_lacks_its_confirmation_or_value_is_refused() {
+        for line in ["datakeeper handover n2", "datakeeper admin reset", "datakeeper server --set"] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }
     }

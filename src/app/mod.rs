@@ -65,6 +65,7 @@ fn run(command: Command) -> ExitCode {
             Ok(config) => finish(Ok(check_config::describe(&config))),
             Err(code) => code,
         },
+        Command::Handover(args) => finish(admin_client::hand_over(&args)),
         Command::Admin(args) => finish(admin_client::run(args)),
     }
 }

@@ -34,6 +34,14 @@ pub fn run(address: &str, json: bool) -> Result<String, String> {
     })
 }
 
+/// The view of the node at `address`.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn fetch_status(address: &str) -> Result<Status, String> {
+    read(&command(address, &["STATUS"])?).map_err(|reason| format!("{address}: {reason}"))
+}
+
 /// Sends one subcommand of DATAKEEPER to the node at `address` and returns its answer.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::replication::log::{Entry, Log, entries};
 use crate::replication::snapshot::Intake;
-use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError};
+use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError, Wish};
 use crate::store::{Mutation, Store, mutations};
 
 use super::{Effect, Effects, Keeper, Notice};
@@ -237,6 +237,9 @@ impl Keeper {
         f.pause_ms = REDIAL_MS;
         let (epoch, link) = (f.epoch, f.link.expect("a welcome came on a link"));
         self.send(link, wire::accept(epoch), fx);
+        if self.leaving {
+            self.ask_leader(Wish::Leave, fx);
+        }
         self.ack_due(link, fx);
         self.resume_waiting(fx);
     }

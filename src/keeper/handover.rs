@@ -9,8 +9,10 @@
 //! to the target: only another epoch ends that, be it one it wins itself. So the target need not wait for any promise.
 //! A node that is told to end leaves first: a leader hands over, a replica has itself taken out of the set.
 
+use std::fmt;
+
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{CopyId, LinkId, NodeId};
+use crate::base::ids::{LinkId, NodeId};
 use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Member, Why};
@@ -29,31 +31,50 @@ pub(super) struct Handover {
     pub sent: Option<Boot>,
 }
 
+/// Why a handover is not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// This node does not lead, or is not ready yet.
+    NotLeading,
+    /// One is under way.
+    UnderWay,
+    /// That node is not connected and in sync, or is about to end.
+    Unfit(NodeId),
+    /// No other member is connected and in sync.
+    Nobody,
+}
+
+impl fmt::Display for NotNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotNow::NotLeading => f.write_str("this node does not lead, or is not ready yet"),
+            NotNow::UnderWay => f.write_str("a handover is under way"),
+            NotNow::Unfit(id) => write!(f, "{id} is not connected and in sync"),
+            NotNow::Nobody => f.write_str("no other member is connected and in sync"),
+        }
+    }
+}
+
 impl Keeper {
     /// Begins to hand over, to `target` or else to the member that is best placed.
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub fn begin_handover(
+    pub(super) fn begin_handover(
         &mut self,
         now: Now,
         target: Option<&NodeId>,
         within_ms: u64,
         fx: &mut Effects,
-    ) -> Result<(), String> {
-        if self.leading.as_ref().is_none_or(|l| !l.ready) {
-            return Err("this node does not lead, or is not ready yet".to_string());
+    ) -> Result<(), NotNow> {
+        match &self.leading {
+            Some(leading) if leading.handover.is_some() => return Err(NotNow::UnderWay),
+            Some(leading) if leading.ready => {}
+            _ => return Err(NotNow::NotLeading),
         }
-        if self.leading.as_ref().is_some_and(|l| l.handover.is_some()) {
-            return Err("a handover is under way".to_string());
-        }
-        let fit: Vec<Member> = self.fit_to_lead(now).cloned().collect();
-        let target = match target {
-            Some(id) => {
-                fit.into_iter().find(|m| m.id == *id).ok_or_else(|| format!("{id} is not connected and in sync"))?
-            }
-            None => fit.into_iter().next().ok_or("no other member is connected and in sync")?,
-        };
+        let wanted = |m: &&Member| target.is_none_or(|id| m.id == *id);
+        let fit = self.fit_to_lead(now).find(wanted).cloned();
+        let target = fit.ok_or_else(|| target.cloned().map_or(NotNow::Nobody, NotNow::Unfit))?;
         fx.push(Notice::info(format!("handing over to {}", target.id)));
         let leading = self.leading.as_mut().expect("just seen");
         // What a learner lacks would keep the log's end from being acknowledged.
@@ -71,7 +92,7 @@ impl Keeper {
         let heard = move |m: &&Member| {
             let f = self.leading.as_ref().and_then(|l| l.followers.get(&m.copy));
             let pulse = self.pulse.lock().heard_at(m.copy).unwrap_or(Boot(0));
-            f.is_some_and(|f| f.link.is_some() && now.boot.ms_since(f.heard.max(pulse)) < lately)
+            f.is_some_and(|f| f.link.is_some() && !f.leaving && now.boot.ms_since(f.heard.max(pulse)) < lately)
         };
         let live = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
         let members = || self.known.iter().flat_map(|k| &k.state.in_sync).filter(|m| **m != self.me).filter(heard);
@@ -156,14 +177,14 @@ impl Keeper {
     /// A follower of this leader asks for something.
     pub(super) fn on_ask(&mut self, now: Now, link: LinkId, wish: Wish, fx: &mut Effects) {
         let Some(leading) = &mut self.leading else { return };
-        let Some((copy, f)) = leading.followers.iter().find(|(_, f)| f.link == Some(link)) else { return };
-        let (copy, id): (CopyId, NodeId) = (*copy, f.node.clone());
+        let Some(f) = leading.followers.values_mut().find(|f| f.link == Some(link)) else { return };
         match wish {
             Wish::Leave => {
-                leading.unname.insert(copy);
+                f.leaving = true;
                 leading.members_at = leading.members_at.min(now.boot);
             }
             Wish::Lead => {
+                let id = f.node.clone();
                 if let Err(why) = self.begin_handover(now, Some(&id), HANDOVER_MS, fx) {
                     fx.push(Notice::warn(format!("{id} asks for the leadership in vain: {why}")));
                 }

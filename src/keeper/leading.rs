@@ -42,6 +42,8 @@ pub(super) struct Follower {
     pub chunk_keys: u64,
     /// Bytes of chunks sent.
     pub chunk_bytes: u64,
+    /// Its process is about to end: it is taken out of the set, and not in again.
+    pub leaving: bool,
     /// Ends of what was sent, and when.
     pub marks: VecDeque<(Offset, Boot)>,
 }
@@ -59,6 +61,7 @@ impl Follower {
             whole: false,
             chunk_keys: 0,
             chunk_bytes: 0,
+            leaving: false,
             marks: VecDeque::new(),
         }
     }
@@ -397,7 +400,7 @@ impl Keeper {
             let gone = f.link.is_none() && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
             let slow = f.marks.front().is_some_and(|(_, sent)| now.boot.ms_since(*sent) > SLOW_MS);
             let judged = now.boot >= leading.judge_at;
-            if gone || (slow && judged) || leading.unname.contains(&member.copy) {
+            if gone || f.leaving || (slow && judged) || leading.unname.contains(&member.copy) {
                 out.push(member.copy);
             } else if now.boot >= heard.plus_ms(suspect) && judged {
                 silent.push(member.copy);
@@ -445,6 +448,7 @@ impl Keeper {
             f.link.is_some()
                 && now.boot < heard.plus_ms(self.shared.suspect_ms)
                 && f.whole
+                && !f.leaving
                 && !known.state.names(&member)
                 && (held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)

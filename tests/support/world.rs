@@ -114,6 +114,17 @@ impl World {
         self.settle();
     }
 
+    /// The link between two nodes ends, and both notice.
+    pub fn break_link(&mut self, a: usize, b: usize) {
+        let links = &self.nodes[a].as_ref().unwrap().links;
+        let (ours, theirs) =
+            links.iter().find(|(_, (peer, _))| *peer == b).map(|(ours, (_, theirs))| (*ours, *theirs)).unwrap();
+        for (node, link) in [(b, theirs), (a, ours)] {
+            self.nodes[node].as_mut().unwrap().links.remove(&link);
+            self.event(node, Event::LinkDown { link, reason: "broken".into() });
+        }
+    }
+
     pub fn event(&mut self, i: usize, event: Event) {
         let now = self.now();
         let Some(node) = &mut self.nodes[i] else { return };

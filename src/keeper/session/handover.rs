@@ -1,12 +1,16 @@
 //! DATAKEEPER HANDOVER, FAILOVER and CLUSTER FAILOVER: asking for a handover. All of them answer when it has begun; where it went is
 //! for ROLE or DATAKEEPER STATUS to say.
 //!
-//! Nothing here can lose a write, so there is no way to force: FORCE and TAKEOVER are refused.
+//! Nothing here can lose a write, so there is no way to force: FORCE and TAKEOVER are refused. Redis waits without an end for the
+//! replica unless TIMEOUT says otherwise; here the leader gives a handover up after [`HANDOVER_MS`], because clients wait meanwhile.
+
+use std::borrow::Cow;
 
 use crate::base::clock::Now;
 use crate::base::ids::NodeId;
 use crate::base::limits::HANDOVER_MS;
 use crate::command::{CommandError, integer};
+use crate::keeper::handover::NotNow;
 use crate::keeper::{Effects, Keeper};
 use crate::replication::wire::Wish;
 use crate::resp::{Args, Reply};
@@ -16,7 +20,45 @@ use super::{Answer, Flow};
 /// Longest FAILOVER TIMEOUT: commands are held no longer, so a handover that takes longer would be noticed as an error, ms.
 const TIMEOUT_MS_MAX: u64 = crate::base::limits::HOLD_MS;
 
-fn syntax<T>() -> Result<T, std::borrow::Cow<'static, str>> {
+/// What FAILOVER was told.
+#[derive(Default)]
+struct Failover {
+    /// `host:port`.
+    to: Option<String>,
+    timeout_ms: Option<u64>,
+    abort: bool,
+    force: bool,
+}
+
+impl Failover {
+    fn parse(args: &Args<'_>) -> Result<Failover, Cow<'static, str>> {
+        let mut options = Failover::default();
+        let number = |at| integer(args.get(at)).map_err(|error| error.text().into_owned());
+        let mut i = 1;
+        while i < args.len() {
+            let word = args.get(i);
+            let left = args.len() - i - 1;
+            if word.eq_ignore_ascii_case(b"abort") && args.len() == 2 {
+                options.abort = true;
+            } else if word.eq_ignore_ascii_case(b"timeout") && left >= 1 && options.timeout_ms.is_none() {
+                let ms = u64::try_from(number(i + 1)?).ok().filter(|ms| *ms > 0);
+                options.timeout_ms = Some(ms.ok_or("ERR FAILOVER timeout must be greater than 0")?);
+                i += 1;
+            } else if word.eq_ignore_ascii_case(b"to") && left >= 2 && options.to.is_none() {
+                options.to = Some(format!("{}:{}", String::from_utf8_lossy(args.get(i + 1)), number(i + 2)?));
+                i += 2;
+            } else if word.eq_ignore_ascii_case(b"force") && !options.force {
+                options.force = true;
+            } else {
+                return syntax();
+            }
+            i += 1;
+        }
+        Ok(options)
+    }
+}
+
+fn syntax<T>() -> Result<T, Cow<'static, str>> {
     Err(CommandError::Syntax.text().into_owned().into())
 }
 
@@ -47,62 +89,46 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    /// FAILOVER, at the leader.
+    /// FAILOVER, at the leader. Refusals in the order and the words of redis-server 7.0, which refuses it in cluster mode.
     pub(super) fn failover(&mut self, now: Now, args: &Args<'_>, reply: &mut Reply<'_>, fx: &mut Effects) -> Answer {
-        let (mut to, mut timeout, mut abort, mut force) = (None, None, false, false);
-        let mut i = 1;
-        while i < args.len() {
-            let word = args.get(i);
-            let left = args.len() - i - 1;
-            if word.eq_ignore_ascii_case(b"abort") && !abort {
-                abort = true;
-            } else if word.eq_ignore_ascii_case(b"timeout") && left >= 1 && timeout.is_none() {
-                let ms = integer(args.get(i + 1)).map_err(|error| error.text().into_owned())?;
-                if ms <= 0 {
-                    return Err("ERR FAILOVER timeout must be greater than 0".into());
+        let options = Failover::parse(args)?;
+        if options.abort {
+            return match self.failover_state() {
+                "no-failover" => Err("ERR No failover in progress.".into()),
+                _ if self.abort_handover("FAILOVER ABORT", fx) => {
+                    reply.ok();
+                    Ok(Flow::Done)
                 }
-                timeout = Some(ms as u64);
-                i += 1;
-            } else if word.eq_ignore_ascii_case(b"to") && left >= 2 && to.is_none() {
-                let port = integer(args.get(i + 2)).map_err(|error| error.text().into_owned())?;
-                to = Some((String::from_utf8_lossy(args.get(i + 1)).into_owned(), port));
-                i += 2;
-            } else if word.eq_ignore_ascii_case(b"force") && to.is_some() && !force {
-                force = true;
-            } else {
-                return syntax();
-            }
-            i += 1;
-        }
-        if abort {
-            if args.len() > 2 {
-                return syntax();
-            }
-            if !self.abort_handover("FAILOVER ABORT", fx) {
-                return Err("ERR No failover in progress.".into());
-            }
-            reply.ok();
-            return Ok(Flow::Done);
-        }
-        if self.leading.is_none() {
-            return Err("ERR FAILOVER is not valid when server is a replica.".into());
+                _ => Err("ERR FAILOVER can no longer be aborted: the leader has resigned.".into()),
+            };
         }
         if self.failover_state() != "no-failover" {
             return Err("ERR FAILOVER already in progress.".into());
         }
-        if force {
-            return Err("ERR FAILOVER with FORCE could lose writes and is not supported.".into());
+        if self.leading.is_none() {
+            return Err("ERR FAILOVER is not valid when server is a replica.".into());
         }
-        let target = match to {
+        if options.force {
+            return Err(match (options.timeout_ms, &options.to) {
+                (Some(_), Some(_)) => "ERR FAILOVER with FORCE could lose writes and is not supported.",
+                _ => "ERR FAILOVER with force option requires both a timeout and target HOST and IP.",
+            }
+            .into());
+        }
+        let target = match &options.to {
             None => None,
-            Some((host, port)) => {
-                let addr = format!("{host}:{port}");
-                let node = self.nodes.iter().find(|n| n.registration.client_addr == addr);
-                Some(node.ok_or("ERR FAILOVER target HOST and PORT is not a replica.")?.registration.id.clone())
+            Some(addr) => {
+                let others = self.nodes.iter().map(|n| &n.registration).filter(|r| r.id != self.me.id);
+                let node = others.into_iter().find(|r| r.client_addr == *addr);
+                Some(node.ok_or("ERR FAILOVER target HOST and PORT is not a replica.")?.id.clone())
             }
         };
-        let within = timeout.unwrap_or(HANDOVER_MS).min(TIMEOUT_MS_MAX);
-        self.begin_handover(now, target.as_ref(), within, fx).map_err(|why| format!("ERR {why}"))?;
+        let within = options.timeout_ms.unwrap_or(HANDOVER_MS).min(TIMEOUT_MS_MAX);
+        self.begin_handover(now, target.as_ref(), within, fx).map_err(|why| match why {
+            NotNow::Nobody => "ERR FAILOVER requires connected replicas.".into(),
+            NotNow::Unfit(_) => "ERR FAILOVER target replica is not online.".into(),
+            why => format!("ERR {why}"),
+        })?;
         reply.ok();
         Ok(Flow::Done)
     }
