@@ -250,3 +250,93 @@ fn the_commands_refuse_what_is_not_safe_or_not_here() {
     world.run_until("n1 leads", 50, |w| w.role(1) == Role::Leader);
     assert_eq!(world.ask(1, &["GET", "before49"]), "$1\r\nx\r\n");
 }
+
+/// Five nodes in sync under n0.
+fn five() -> World {
+    let mut world = World::new(5);
+    for i in 0..5 {
+        world.start(i);
+    }
+    world.run_until("all five in sync", 3_000, |w| w.in_sync() == 5 && w.role(0) == Role::Leader);
+    assert_eq!(world.ask(0, &["SET", "before", "x"]), "+OK\r\n");
+    world
+}
+
+/// The place of the member that is `rank`-th in the set.
+fn ranked(world: &World, rank: usize) -> usize {
+    set(world)[rank][1..].parse().unwrap()
+}
+
+#[test]
+fn a_leader_without_coordination_that_loses_a_member_resigns_to_one_that_has_it() {
+    let mut world = five();
+    let (first, last) = (ranked(&world, 1), ranked(&world, 4));
+    world.lose_coordination(0);
+    world.lose_coordination(first);
+    world.run(30_000);
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n", "while all are well, nothing changes");
+    assert_eq!((world.role(0), set(&world).len()), (Role::Leader, 5));
+    let conn = world.connect(0);
+    world.crash(last);
+    let mut stuck = world.request(0, conn, &["SET", "k", "w"]);
+    let leads = |w: &World| (1..5).find(|i| w.role(*i) == Role::Leader);
+    let took = world.run_until("another one leads", 2_000, |w| leads(w).is_some());
+    assert!(took >= 1_000, "{took} ms");
+    let leader = leads(&world).unwrap();
+    assert!(leader != first, "it could not be elected");
+    assert!(world.ask(leader, &["SET", "k", "x"]).starts_with("-NOREPLICAS"), "two of five");
+    world.regain_coordination(first);
+    world.run_until("three in sync", 1_000, |w| w.in_sync() == 3);
+    assert_eq!(world.ask(leader, &["SET", "k", "x"]), "+OK\r\n");
+    assert_eq!(world.ask(leader, &["GET", "before"]), "$1\r\nx\r\n");
+    assert!(!world.answered(&mut stuck), "its outcome is unknown: the connection is closed instead");
+    let full = |w: &World| w.notices().iter().filter(|n| n.contains("n0") && n.contains("full resync")).count();
+    let before = full(&world);
+    world.regain_coordination(0);
+    world.run_until("n0 is back in sync", 3_000, |w| set(w).iter().any(|id| id == "n0"));
+    assert_eq!((full(&world), world.role(0)), (before, Role::Replica), "its log is a prefix of the new leader's");
+    world.run(60);
+    assert_eq!(world.ask(0, &["GET", "k"]), "$1\r\nx\r\n");
+}
+
+#[test]
+fn where_nobody_has_coordination_a_leader_that_loses_a_member_waits_and_goes_on_with_it() {
+    let mut world = five();
+    (0..5).for_each(|i| world.lose_coordination(i));
+    world.run(5_000);
+    let last = ranked(&world, 4);
+    world.crash(last);
+    let conn = world.connect(0);
+    let mut stuck = world.request(0, conn, &["SET", "k", "w"]);
+    world.run(10_000);
+    assert!(!world.answered(&mut stuck) && world.role(0) == Role::Leader);
+    (0..5).filter(|i| *i != last).for_each(|i| world.regain_coordination(i));
+    world.run_until("it is out", 100, |w| w.in_sync() == 4);
+    assert_eq!(world.ask(0, &["SET", "k", "x"]), "+OK\r\n");
+    assert_eq!(world.keeper(0).highest_epoch().0, 1, "nothing has changed hands");
+}
+
+#[test]
+fn a_leader_that_resigned_in_vain_stays_silent_and_leads_again_only_in_a_new_epoch() {
+    let mut world = five();
+    let (target, last) = (ranked(&world, 1), ranked(&world, 4));
+    (0..5).filter(|i| *i != target).for_each(|i| world.lose_coordination(i));
+    world.run(2_000);
+    // It has not noticed yet that its compare-and-set will get nowhere.
+    world.uncoordinated.insert(target);
+    world.crash(last);
+    world.run_until("RESIGN", 1_200, |w| w.role(0) == Role::Resigning);
+    assert_eq!(world.role(target), Role::Candidate);
+    world.crash(target);
+    for _ in 0..3_000 {
+        world.run(1);
+        assert!((0..5).all(|i| world.role(i) != Role::Leader), "nobody could be elected");
+    }
+    let left: Vec<usize> = (0..5).filter(|i| world.nodes[*i].is_some()).collect();
+    left.iter().for_each(|i| world.regain_coordination(*i));
+    world.run_until("a leader", 3_000, |w| left.iter().any(|i| w.role(*i) == Role::Leader));
+    let leader = left.into_iter().find(|i| world.role(*i) == Role::Leader).unwrap();
+    assert!(world.keeper(leader).highest_epoch().0 >= 2);
+    assert_eq!(world.ask(leader, &["GET", "before"]), "$1\r\nx\r\n");
+    assert_eq!(world.ask(leader, &["SET", "k", "v"]), "+OK\r\n");
+}

@@ -15,6 +15,7 @@ use crate::cluster::registration::{NodeRead, Registration};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Change, ClusterState, Member, Why};
 use crate::replication::log::Log;
+use crate::replication::wire::Wish;
 use crate::store::Store;
 
 use super::{Effect, Effects, Keeper, Known, Notice};
@@ -26,14 +27,20 @@ pub(super) struct Pending {
     pub want: ClusterState,
     /// Whether winning it makes this node the leader.
     pub leads: bool,
+    /// When it was asked for.
+    pub since: Boot,
 }
 
 impl Keeper {
     pub(super) fn on_coordinator(&mut self, now: Now, event: CoordEvent, fx: &mut Effects) {
         match event {
-            CoordEvent::SessionUp => self.coordinator_up = true,
+            CoordEvent::SessionUp => {
+                (self.coordinator_up, self.coordinator_since) = (true, now.boot);
+                self.ask_leader(Wish::Succeed, fx);
+            }
             CoordEvent::SessionDown { reason } => {
-                self.coordinator_up = false;
+                (self.coordinator_up, self.coordinator_since) = (false, now.boot);
+                self.ask_leader(Wish::Decline, fx);
                 fx.push(Notice::warn(format!("no contact to the coordination service: {reason}")));
             }
             CoordEvent::Registered { copy, empty } => {
@@ -100,11 +107,16 @@ impl Keeper {
     }
 
     /// Issues a compare-and-set on the state that is known. Rule R2: only one at a time.
-    pub(super) fn cas(&mut self, want: ClusterState, leads: bool, fx: &mut Effects) {
+    pub(super) fn cas(&mut self, now: Now, want: ClusterState, leads: bool, fx: &mut Effects) {
+        self.cas_with(now, want, leads, Vec::new(), fx);
+    }
+
+    /// The same, lost also if one of these registrations has changed.
+    fn cas_with(&mut self, now: Now, want: ClusterState, leads: bool, nodes: Vec<(NodeId, i32)>, fx: &mut Effects) {
         assert!(self.pending.is_none(), "one unresolved compare-and-set per process");
         let expect = self.known.as_ref().expect("a change is made to a known state").version;
-        self.pending = Some(Pending { want: want.clone(), leads });
-        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes: Vec::new() }));
+        self.pending = Some(Pending { want: want.clone(), leads, since: now.boot });
+        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
     }
 
     /// Bootstrap: `/state` is absent, this node holds nothing, and no live node says that it does.
@@ -134,7 +146,7 @@ impl Keeper {
             change,
         );
         self.freeze(fx);
-        self.pending = Some(Pending { want: want.clone(), leads: true });
+        self.pending = Some(Pending { want: want.clone(), leads: true, since: now.boot });
         fx.push(Effect::coord(CoordRequest::Bootstrap { want, config: self.config.shared.clone() }));
     }
 
@@ -178,7 +190,7 @@ impl Keeper {
         if known.state.in_sync.iter().any(|m| !self.is_replaced(&m.id, m.copy)) {
             return;
         }
-        let (state, expect) = (known.state.clone(), known.version);
+        let state = known.state.clone();
         let proof = |n: &&NodeRead| state.in_sync.iter().any(|m| m.id == n.registration.id);
         let nodes = self.nodes.iter().filter(proof).map(|n| (n.registration.id.clone(), n.version)).collect();
         let change = self.change(now, Why::Elect);
@@ -189,8 +201,7 @@ impl Keeper {
             self.log.last()
         )));
         self.freeze(fx);
-        self.pending = Some(Pending { want: want.clone(), leads: true });
-        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
+        self.cas_with(now, want, true, nodes, fx);
     }
 
     /// Whether the directory shows the node with another copy than this one.
@@ -279,14 +290,12 @@ impl Keeper {
         }
         fx.push(Notice::error(format!("{loss}: ALL DATA ARE LOST, starting over empty")));
         let state = known.state.clone();
-        let expect = known.version;
         let nodes = self.nodes.iter().map(|n| (n.registration.id.clone(), n.version)).collect();
         let dataset = DatasetId(self.rng.next_u128());
         let change = self.change(now, Why::Reset);
         let want = state.reset(&self.me, dataset, change);
         self.freeze(fx);
-        self.pending = Some(Pending { want: want.clone(), leads: true });
-        fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
+        self.cas_with(now, want, true, nodes, fx);
     }
 
     fn on_state(&mut self, now: Now, read: StateRead, fx: &mut Effects) {
@@ -449,7 +458,7 @@ impl Keeper {
             want.epoch,
             self.log.last()
         )));
-        self.cas(want, true, fx);
+        self.cas(now, want, true, fx);
     }
 
     /// A candidate never gives up, except in a test build that leaves that rule out.
@@ -476,7 +485,8 @@ impl Keeper {
         self.executed_floor = self.executed_floor.max(self.applied);
         self.pulse.lock().rest();
         self.holds.clear();
-        let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some());
+        // Whoever resigned with something unacknowledged owes its clients what any deposed leader does.
+        let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some() && h.whole);
         if !resigned {
             self.waiting.clear();
             fx.push(Effect::CloseClients);

@@ -240,6 +240,9 @@ impl Keeper {
         if self.leaving {
             self.ask_leader(Wish::Leave, fx);
         }
+        if self.coordinator_up {
+            self.ask_leader(Wish::Succeed, fx);
+        }
         self.ack_due(link, fx);
         self.resume_waiting(fx);
     }

@@ -8,14 +8,18 @@
 //! Before RESIGN the leader may give it up and go on. After it the leader answers nothing in its epoch any more, whatever happens
 //! to the target: only another epoch ends that, be it one it wins itself. So the target need not wait for any promise.
 //! A node that is told to end leaves first: a leader hands over, a replica has itself taken out of the set.
+//!
+//! A leader that has lost the coordination service and then a member cannot take that member out: nothing is acknowledged any more.
+//! It resigns to a member that has contact, with whatever it holds: that is an election which need not wait for the promise.
 
 use std::fmt;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{LinkId, NodeId};
-use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS};
+use crate::base::ids::{CopyId, LinkId, NodeId};
+use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS, HOLD_MS};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Member, Why};
+use crate::replication::in_sync::effective;
 use crate::replication::wire::{self, Resign, Wish};
 
 use super::{Effect, Effects, Keeper, Notice};
@@ -29,6 +33,8 @@ pub(super) struct Handover {
     pub until: Boot,
     /// When RESIGN was sent: from then on this node is fenced.
     pub sent: Option<Boot>,
+    /// Everything is acknowledged when RESIGN is sent.
+    pub whole: bool,
 }
 
 /// Why a handover is not begun.
@@ -79,23 +85,27 @@ impl Keeper {
         let leading = self.leading.as_mut().expect("just seen");
         // What a learner lacks would keep the log's end from being acknowledged.
         leading.admitting = None;
-        leading.handover = Some(Handover { target, until: now.boot.plus_ms(within_ms), sent: None });
+        leading.handover = Some(Handover { target, until: now.boot.plus_ms(within_ms), sent: None, whole: true });
         self.role = Role::Resigning;
         self.advance(now, fx);
         self.resign_if_due(now, fx);
         Ok(())
     }
 
+    /// Whether a member is connected and was heard lately.
+    fn is_there(&self, now: Now, copy: CopyId) -> bool {
+        let pulse = self.pulse.lock().heard_at(copy).unwrap_or(Boot(0));
+        let follower = self.leading.as_ref().and_then(|l| l.followers.get(&copy)).filter(|f| f.link.is_some());
+        follower.is_some_and(|f| now.boot.ms_since(f.heard.max(pulse)) < self.shared.suspect_ms)
+    }
+
     /// Members that can take over, best first: by their place in the set, those that the directory does not call live last.
     fn fit_to_lead(&self, now: Now) -> impl Iterator<Item = &Member> {
-        let lately = self.shared.suspect_ms;
-        let heard = move |m: &&Member| {
-            let f = self.leading.as_ref().and_then(|l| l.followers.get(&m.copy));
-            let pulse = self.pulse.lock().heard_at(m.copy).unwrap_or(Boot(0));
-            f.is_some_and(|f| f.link.is_some() && !f.leaving && now.boot.ms_since(f.heard.max(pulse)) < lately)
-        };
+        let leaves =
+            |m: &Member| self.leading.as_ref().is_some_and(|l| l.followers.get(&m.copy).is_some_and(|f| f.leaving));
+        let fit = move |m: &&Member| **m != self.me && self.is_there(now, m.copy) && !leaves(m);
         let live = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
-        let members = || self.known.iter().flat_map(|k| &k.state.in_sync).filter(|m| **m != self.me).filter(heard);
+        let members = || self.known.iter().flat_map(|k| &k.state.in_sync).filter(fit);
         members().filter(live).chain(members().filter(move |m| !live(m)))
     }
 
@@ -153,13 +163,44 @@ impl Keeper {
         self.send(link, wire::resign(&resign), fx);
     }
 
+    /// Section 9, a second fault while the coordination service is out of reach: a change of the set has not been decided for a while,
+    /// and somebody is waited for who is not there. Resigns to a member that can do better; goes on waiting if there is none.
+    pub(super) fn resign_if_stuck(&mut self, now: Now, fx: &mut Effects) {
+        let (Some(leading), Some(pending), Some(known)) = (&self.leading, &self.pending, &self.known) else { return };
+        let patient = |since: Boot| now.boot < since.plus_ms(HOLD_MS);
+        if self.coordinator_up
+            || patient(self.coordinator_since)
+            || patient(pending.since)
+            || leading.handover.is_some()
+        {
+            return;
+        }
+        let set = effective(&known.state, Some(&pending.want));
+        if set.into_iter().all(|m| *m == self.me || self.is_there(now, m.copy)) {
+            return;
+        }
+        let offers = |m: &Member| leading.followers.get(&m.copy).filter(|f| f.may_succeed).and_then(|f| f.link);
+        let named = self.fit_to_lead(now).filter(|m| pending.want.names(m));
+        let Some((target, link)) = named.filter_map(|m| Some((m.clone(), offers(m)?))).next() else { return };
+        let resign = Resign { epoch: leading.epoch, last: self.log.last(), leaving: true };
+        fx.push(Notice::warn(format!(
+            "no contact to the coordination service, and a member is lost: resigning from epoch {} to {}",
+            leading.epoch, target.id
+        )));
+        let leading = self.leading.as_mut().expect("just seen");
+        leading.handover = Some(Handover { target, until: now.boot, sent: Some(now.boot), whole: false });
+        self.role = Role::Resigning;
+        self.send(link, wire::resign(&resign), fx);
+    }
+
     /// The leader hands over to this node: its promise is void, because the leader answers nothing any more.
     pub(super) fn on_resign(&mut self, now: Now, link: LinkId, resign: &Resign, fx: &mut Effects) {
-        let following = self.following.as_ref().is_some_and(|f| {
-            f.link == Some(link) && f.accepted && f.epoch == resign.epoch && f.matched == resign.last.offset
-        });
+        let following =
+            self.following.as_ref().filter(|f| f.link == Some(link) && f.accepted && f.epoch == resign.epoch);
         let state = self.known.as_ref().map(|k| &k.state).filter(|s| s.epoch == resign.epoch && s.names(&self.me));
-        let whole = following && self.log.last() == resign.last && self.highest == resign.epoch;
+        // A leader that stays in the set must hold nothing that this node does not.
+        let equal = |matched| resign.leaving || matched == resign.last.offset && self.log.last() == resign.last;
+        let whole = following.is_some_and(|f| equal(f.matched)) && self.highest == resign.epoch;
         let Some(state) = state.filter(|_| whole && self.stand_at().is_some()).cloned() else {
             fx.push(Notice::warn(format!(
                 "the leader of epoch {} hands over, but this node cannot lead",
@@ -171,7 +212,7 @@ impl Keeper {
         let change = self.change(now, Why::Handover);
         let want = if resign.leaving { state.elect(&self.me, change) } else { state.hand_over(&self.me, change) };
         fx.push(Notice::info(format!("{} hands over: standing for epoch {}", state.leader.id, want.epoch)));
-        self.cas(want, true, fx);
+        self.cas(now, want, true, fx);
     }
 
     /// A follower of this leader asks for something.
@@ -183,6 +224,8 @@ impl Keeper {
                 f.leaving = true;
                 leading.members_at = leading.members_at.min(now.boot);
             }
+            Wish::Succeed => f.may_succeed = true,
+            Wish::Decline => f.may_succeed = false,
             Wish::Lead => {
                 let id = f.node.clone();
                 if let Err(why) = self.begin_handover(now, Some(&id), HANDOVER_MS, fx) {

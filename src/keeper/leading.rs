@@ -44,6 +44,8 @@ pub(super) struct Follower {
     pub chunk_bytes: u64,
     /// Its process is about to end: it is taken out of the set, and not in again.
     pub leaving: bool,
+    /// It has contact to the coordination service.
+    pub may_succeed: bool,
     /// Ends of what was sent, and when.
     pub marks: VecDeque<(Offset, Boot)>,
 }
@@ -62,6 +64,7 @@ impl Follower {
             chunk_keys: 0,
             chunk_bytes: 0,
             leaving: false,
+            may_succeed: false,
             marks: VecDeque::new(),
         }
     }
@@ -355,6 +358,7 @@ impl Keeper {
         self.close_deaf_links(now, fx);
         self.end_admission(now, fx);
         self.resume_confirmed(fx);
+        self.resign_if_stuck(now, fx);
         if self.waiting.len() > self.blocked.len() && !self.gates(now, Some(Boot(0))).any_waits() {
             // A lease came back with a pulse, which does not pass through here.
             self.resume_waiting(fx);
@@ -429,7 +433,7 @@ impl Keeper {
             self.on_members_changed(now, fx);
             return true;
         }
-        self.cas(want, false, fx);
+        self.cas(now, want, false, fx);
         true
     }
 
@@ -471,7 +475,7 @@ impl Keeper {
         let change = self.change(now, Why::Expand);
         let Some(want) = state.expand(&member, change) else { return false };
         fx.push(Notice::info(format!("taking {} (copy {}) into the in-sync set", member.id, member.copy)));
-        self.cas(want, false, fx);
+        self.cas(now, want, false, fx);
         // As a member of the pending set it is waited for from here on.
         self.leading.as_mut().expect("leads").admitting = None;
         true
@@ -497,7 +501,7 @@ impl Keeper {
             let state = state.clone();
             let change = self.change(now, Why::Settings);
             if let Some(want) = state.with_min_in_sync(min, change) {
-                self.cas(want, false, fx);
+                self.cas(now, want, false, fx);
             }
         }
     }

@@ -341,6 +341,7 @@ impl Keeper {
         follower.heard = now.boot;
         follower.floor = hello.executed;
         follower.whole = !full;
+        follower.may_succeed = false;
         follower.marks.clear();
         let token = self.links[&link].accepted.as_ref().expect("a hello comes on an accepted link").token;
         self.pulse.lock().expect(token, hello.copy);

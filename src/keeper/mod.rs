@@ -196,6 +196,8 @@ pub struct Keeper {
     rollbacks_seen: u32,
     nodes: Vec<NodeRead>,
     coordinator_up: bool,
+    /// Since when there is no contact to the coordination service, or there is.
+    coordinator_since: Boot,
     pending: Option<Pending>,
     /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
     wipe_due: Option<Boot>,
@@ -310,6 +312,7 @@ impl Keeper {
             rollbacks_seen: 0,
             nodes: Vec::new(),
             coordinator_up: false,
+            coordinator_since: now.boot,
             pending: None,
             wipe_due: None,
             wipe_confirming: false,

@@ -264,13 +264,13 @@ pub struct Echo {
 pub struct Resign {
     /// Its epoch.
     pub epoch: Epoch,
-    /// The end of its log, which every member of the in-sync set has confirmed.
+    /// The end of its log. Unless it leaves the set, every member of it has confirmed that.
     pub last: Position,
-    /// Whether it leaves the in-sync set, because its process ends.
+    /// Whether it leaves the in-sync set: its process ends, or it can no longer lead.
     pub leaving: bool,
 }
 
-/// What a follower asks its leader for.
+/// What a follower asks its leader for, or offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Wish {
@@ -278,6 +278,10 @@ pub enum Wish {
     Leave = 1,
     /// To be handed the leadership.
     Lead,
+    /// To succeed a leader that loses the coordination service: this node has contact to it.
+    Succeed,
+    /// Not that any more.
+    Decline,
 }
 
 /// A decoded frame. `Append` and `Chunk` are single parts: [`Assembler`] joins them.
@@ -590,6 +594,8 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
         Kind::Ask => match r.take::<1>()? {
             [1] => Frame::Ask(epoch, Wish::Leave),
             [2] => Frame::Ask(epoch, Wish::Lead),
+            [3] => Frame::Ask(epoch, Wish::Succeed),
+            [4] => Frame::Ask(epoch, Wish::Decline),
             [other] => return wrong(format!("unknown wish {other}")),
         },
         Kind::Echo => Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? }),

@@ -35,6 +35,8 @@ pub struct World {
     pub conns: u64,
     /// Nodes whose frames and pulses reach nobody, and whom nobody reaches.
     pub cut_off: BTreeSet<usize>,
+    /// Nodes without contact to the coordination service.
+    pub uncoordinated: BTreeSet<usize>,
     /// Changes a node's settings before it starts.
     pub tune: fn(usize, &mut KeeperConfig),
     /// Where each node's links lead to.
@@ -62,6 +64,7 @@ impl World {
             nodes: (0..n).map(|_| None).collect(),
             conns: 0,
             cut_off: BTreeSet::new(),
+            uncoordinated: BTreeSet::new(),
             tune: |_, _| {},
             repl_addrs: vec![String::new(); n],
         }
@@ -207,13 +210,30 @@ impl World {
         }
     }
 
+    /// A node loses the coordination service; its session goes on.
+    pub fn lose_coordination(&mut self, i: usize) {
+        self.uncoordinated.insert(i);
+        let event = self.nodes[i].as_mut().unwrap().coordinator.disconnect("lost");
+        self.event(i, Event::Coord(Box::new(event)));
+    }
+
+    /// It is back.
+    pub fn regain_coordination(&mut self, i: usize) {
+        self.uncoordinated.remove(&i);
+        let greeting = self.nodes[i].as_mut().unwrap().coordinator.connect(&mut self.model);
+        for event in greeting {
+            self.event(i, Event::Coord(Box::new(event)));
+        }
+        self.settle();
+    }
+
     /// Lets the coordination service answer until nobody asks any more.
     pub fn settle(&mut self) {
         loop {
             let mut quiet = true;
             for i in 0..self.nodes.len() {
                 let Some(node) = &mut self.nodes[i] else { continue };
-                if node.coordinator.front().is_some() {
+                if node.coordinator.front().is_some() && !self.uncoordinated.contains(&i) {
                     quiet = false;
                     let answers = node.coordinator.step(&mut self.model, Fate::Answered);
                     for event in answers {
@@ -225,7 +245,7 @@ impl World {
             for (session, event) in notices {
                 quiet = false;
                 let of = |n: &Option<Node>| n.as_ref().is_some_and(|n| n.coordinator.session() == Some(session));
-                if let Some(i) = self.nodes.iter().position(of) {
+                if let Some(i) = self.nodes.iter().position(of).filter(|i| !self.uncoordinated.contains(i)) {
                     self.event(i, Event::Coord(Box::new(event)));
                 }
             }

@@ -124,7 +124,7 @@ impl Keeper {
         ));
         let change = self.change(now, Why::Reset);
         let want = state.reset(&self.me, DatasetId(self.rng.next_u128()), change);
-        Ok(self.take_over(want))
+        Ok(self.take_over(now, want))
     }
 
     /// Goes on with what this copy holds. `/state` is made anew if it was deleted.
@@ -154,11 +154,11 @@ impl Keeper {
         let change = self.change(now, Why::Adopt);
         let mut want = state.adopt(&self.me, change);
         if !absent {
-            return Ok(self.take_over(want));
+            return Ok(self.take_over(now, want));
         }
         want.epoch = Epoch(self.highest.0 + 1);
         (self.halted, self.known, self.incarnation) = (None, None, 0);
-        self.pending = Some(Pending { want: want.clone(), leads: true });
+        self.pending = Some(Pending { want: want.clone(), leads: true, since: now.boot });
         let id = want.change.id;
         let config = self.shared.clone();
         self.deferred.push(Effect::coord(CoordRequest::Bootstrap { want, config }));
@@ -166,11 +166,11 @@ impl Keeper {
     }
 
     /// Freezes (R4) and asks for a leadership that the operator vouches for.
-    fn take_over(&mut self, want: ClusterState) -> ChangeId {
+    fn take_over(&mut self, now: Now, want: ClusterState) -> ChangeId {
         let id = want.change.id;
         let mut fx = std::mem::take(&mut self.deferred);
         self.freeze(&mut fx);
-        self.cas(want, true, &mut fx);
+        self.cas(now, want, true, &mut fx);
         self.deferred = fx;
         id
     }
@@ -192,7 +192,7 @@ impl Keeper {
         let id = change.id;
         let want = to(&self.known.as_ref().expect("a leader knows the state").state, change)?;
         let mut fx = std::mem::take(&mut self.deferred);
-        self.cas(want, false, &mut fx);
+        self.cas(now, want, false, &mut fx);
         self.deferred = fx;
         Ok(id)
     }
