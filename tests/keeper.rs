@@ -7,6 +7,7 @@ mod support;
 
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
+use datakeeper::shell::coordination::model::Model;
 use support::world::{World, three, three_tuned};
 
 #[test]
@@ -210,7 +211,89 @@ fn an_unproven_loss_is_told_every_ten_seconds_with_the_command_that_ends_it() {
     world.run(25_000);
     let told = world.notices().into_iter().filter(|n| n.contains("waiting for n0, n2")).collect::<Vec<_>>();
     assert!(told.len() == 2 || told.len() == 3, "{told:#?}");
-    assert!(told[0].contains("datakeeper admin reset --connect client:1 --confirm c"), "{}", told[0]);
+    for text in &told {
+        assert!(text.contains("datakeeper admin reset --connect client:1 --confirm c"), "{text}");
+        let level = if told[0] == *text { " Warn " } else { " Error " };
+        assert!(text.contains(level), "once it lasts it is an error: {text}");
+    }
+}
+
+#[test]
+fn a_node_with_data_that_may_not_lead_says_up_to_where_it_holds_them_and_how_to_go_on() {
+    let mut world = only_a_fallback_copy_is_left();
+    world.run(12_000);
+    let told = world.notices().into_iter().filter(|n| n.contains(" n2 Error no leader")).collect::<Vec<_>>();
+    let [told] = &told[..] else { panic!("{:#?}", world.notices()) };
+    let end = world.keeper(2).log().last();
+    for text in [
+        format!("this node holds data up to {end} but is not in the in-sync set: waiting for n0, n1, whose"),
+        format!("`datakeeper admin adopt n2 --connect client:2 --confirm c` (up to {end})"),
+    ] {
+        assert!(told.contains(&text), "{text:?} is not in {told}");
+    }
+}
+
+fn n1_has_a_file_of_its_own(i: usize, config: &mut KeeperConfig) {
+    config.shared.lease_ms = if i == 1 { 300 } else { 400 };
+}
+
+#[test]
+fn a_node_whose_file_differs_from_the_clusters_settings_says_so_and_goes_by_the_clusters() {
+    let world = three_tuned(n1_has_a_file_of_its_own);
+    let told = world.notices().into_iter().filter(|n| n.contains("configured differently")).collect::<Vec<_>>();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains(" n1 Warn ") && told[0].contains(": lease_ms is 400 and not 300;"), "{}", told[0]);
+}
+
+/// All that the coordination service knew is gone, and a newcomer comes before the nodes with the data do.
+fn founded_anew_by_a_newcomer() -> World {
+    let mut world = three();
+    world.grow();
+    world.model = Model::new();
+    world.start(3);
+    world.run_until("n3 has founded a cluster", 100, |w| w.role(3) == Role::Leader);
+    assert_eq!(world.ask(3, &["SET", "k", "newcomer"]), "+OK\r\n");
+    (0..3).for_each(|i| world.regain_coordination(i));
+    world.run_until("nodes with data halt", 100, |w| (0..3).all(|i| w.role(i) == Role::Halted));
+    world
+}
+
+#[test]
+fn what_a_newcomer_founded_in_place_of_a_cluster_that_lives_is_followed_by_nobody_with_data() {
+    let mut world = founded_anew_by_a_newcomer();
+    let end = world.keeper(0).log().last();
+    let halted = world.notices().into_iter().filter(|n| n.contains("Error halted")).collect::<Vec<_>>();
+    assert_eq!(halted.len(), 3, "{halted:#?}");
+    assert!(halted[0].contains(&format!(
+        "holds data up to {end}: to go on with them, `datakeeper admin adopt n0 --connect client:0"
+    )));
+    world.run(5_000);
+    assert!((0..3).all(|i| world.role(i) == Role::Halted && world.keeper(i).dataset() != world.keeper(3).dataset()));
+    assert_eq!(world.ask(3, &["GET", "k"]), "$8\r\nnewcomer\r\n");
+}
+
+#[test]
+fn an_operator_puts_the_data_in_place_of_what_a_newcomer_founded_once_that_one_is_stopped() {
+    let mut world = founded_anew_by_a_newcomer();
+    world.run(1_000);
+    let said = operate(&mut world, 1, &["ADOPT", "n1"]);
+    assert_eq!(
+        said,
+        "-ERR /state now belongs to n3 (epoch 1), which is live: stop it first; what was written there is given up\r\n"
+    );
+    world.crash(3);
+    assert_eq!(operate(&mut world, 1, &["ADOPT", "n1"]), "+OK\r\n");
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader);
+    for i in [0, 2] {
+        world.crash(i);
+    }
+    [0, 2, 3].into_iter().for_each(|i| world.start(i));
+    world.run_until("all four in sync", 3_000, |w| w.in_sync() == 4);
+    assert_eq!(
+        (world.ask(1, &["GET", "before7"]), world.ask(1, &["GET", "k"])),
+        ("$1\r\nx\r\n".into(), "$-1\r\n".into())
+    );
+    assert_eq!(world.model.state().state.map(|(s, _)| s.epoch.0), Some(2));
 }
 
 /// Sends a subcommand of DATAKEEPER with the right confirmation.

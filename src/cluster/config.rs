@@ -60,6 +60,18 @@ impl ClusterConfig {
         ))
     }
 
+    /// What differs from `file`, key by key, for operators.
+    #[must_use]
+    pub fn differences(&self, file: &ClusterConfig) -> Vec<String> {
+        let keys = |config: &ClusterConfig| match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(keys)) => keys,
+            _ => unreachable!("settings are plain values under names"),
+        };
+        let (ours, theirs) = (keys(file), keys(self));
+        let pairs = theirs.iter().map(|(key, value)| (key, value, &ours[key])).filter(|(_, value, own)| value != own);
+        pairs.map(|(key, value, own)| format!("{key} is {value} and not {own}")).collect()
+    }
+
     /// The same ratios, every period `factor` times as long: for tests on busy machines.
     #[must_use]
     pub fn scaled(mut self, factor: u64) -> ClusterConfig {
@@ -73,6 +85,14 @@ impl ClusterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn differences_name_each_key_that_differs_with_both_values() {
+        let ours = ClusterConfig::default();
+        assert_eq!(ours.differences(&ours), Vec::<String>::new());
+        let shared = ClusterConfig { lease_ms: 300, min_in_sync: MinInSync::Count(2), ..ours.clone() };
+        assert_eq!(shared.differences(&ours), ["min_in_sync is 2 and not \"auto\"", "lease_ms is 300 and not 400"]);
+    }
 
     #[test]
     fn defaults_pass_and_each_broken_order_is_refused() {

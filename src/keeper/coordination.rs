@@ -31,6 +31,23 @@ pub(super) struct Pending {
     pub since: Boot,
 }
 
+/// What is found in place of the `/state` that a node knows, when somebody has tampered with it.
+#[derive(Clone, Debug)]
+pub(super) enum InPlace {
+    /// Nothing.
+    Nothing,
+    /// One that was made anew, or an older one.
+    Other {
+        /// Its content.
+        state: Box<ClusterState>,
+        /// Its version.
+        version: i32,
+    },
+}
+
+/// For so long a loss that is not proven is told as a warning: somebody may be about to come back.
+const UNPROVEN_MS: u64 = 10_000;
+
 impl Keeper {
     pub(super) fn on_coordinator(&mut self, now: Now, event: CoordEvent, fx: &mut Effects) {
         match event {
@@ -49,7 +66,10 @@ impl Keeper {
                 self.found_if_absent(now, fx);
             }
             CoordEvent::DuplicateNode { holder } => fx.push(Effect::Exit {
-                reason: format!("node name {} is taken in cluster {}: {holder}", self.me.id, self.config.cluster),
+                reason: format!(
+                    "node name {} is taken in cluster {} by another process ({holder}); every node needs a node_name of its own",
+                    self.me.id, self.config.cluster
+                ),
             }),
             CoordEvent::State(read) => self.on_state(now, read, fx),
             CoordEvent::Unreadable { reason } => {
@@ -69,6 +89,16 @@ impl Keeper {
                 }
             }
             CoordEvent::Config(shared) => {
+                let differences = shared.differences(&self.config.shared).join(", ");
+                if !differences.is_empty() {
+                    let text = format!(
+                        "this node is configured differently from its cluster, whose settings count: {differences}; \
+                         `datakeeper admin set-config` changes them"
+                    );
+                    if self.told.is_news(now.boot, &text) {
+                        fx.push(Notice::warn(text));
+                    }
+                }
                 if shared != self.shared {
                     fx.push(Notice::info(format!("cluster settings in force: {shared:?}")));
                     self.pulse.lock().set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
@@ -113,8 +143,21 @@ impl Keeper {
 
     /// The same, lost also if one of these registrations has changed.
     fn cas_with(&mut self, now: Now, want: ClusterState, leads: bool, nodes: Vec<(NodeId, i32)>, fx: &mut Effects) {
-        assert!(self.pending.is_none(), "one unresolved compare-and-set per process");
         let expect = self.known.as_ref().expect("a change is made to a known state").version;
+        self.cas_at(now, expect, want, leads, nodes, fx);
+    }
+
+    /// The same on a state that is not the known one.
+    pub(super) fn cas_at(
+        &mut self,
+        now: Now,
+        expect: i32,
+        want: ClusterState,
+        leads: bool,
+        nodes: Vec<(NodeId, i32)>,
+        fx: &mut Effects,
+    ) {
+        assert!(self.pending.is_none(), "one unresolved compare-and-set per process");
         self.pending = Some(Pending { want: want.clone(), leads, since: now.boot });
         fx.push(Effect::coord(CoordRequest::Cas { expect, want, nodes }));
     }
@@ -209,12 +252,56 @@ impl Keeper {
         self.nodes.iter().any(|n| n.registration.id == *id && n.registration.copy != copy)
     }
 
-    /// Asks for confirmed reads while no leader is found, once a second.
+    /// Whether this node finds no leader and may not stand itself.
+    fn finds_no_leader(&self) -> bool {
+        self.leading.is_none()
+            && self.halted.is_none()
+            && self.pending.is_none()
+            && !self.stopping
+            && !self.leaving
+            && self.known.as_ref().is_some_and(|k| !k.state.names(&self.me))
+            && self.following.as_ref().is_none_or(|f| !f.welcomed)
+    }
+
+    /// While no leader is found, once a second: asks for confirmed reads, and tells operators what is waited for.
     pub(super) fn look_for_loss(&mut self, now: Now, fx: &mut Effects) {
-        if now.boot >= self.loss_check_at && (self.may_prove_loss() || self.may_fall_back(now)) {
-            self.loss_check_at = now.boot.plus_ms(HOLD_MS);
+        if !self.finds_no_leader() {
+            self.leaderless = None;
+            return;
+        }
+        let since = *self.leaderless.get_or_insert(now.boot);
+        if now.boot < self.loss_check_at.max(since.plus_ms(HOLD_MS)) {
+            return;
+        }
+        self.loss_check_at = now.boot.plus_ms(HOLD_MS);
+        if self.may_prove_loss() || self.may_fall_back(now) {
             fx.push(Effect::coord(CoordRequest::Confirm));
         }
+        if let Some(text) = self.unproven_loss()
+            && self.told.is_due(now.boot, &text, UNPROVEN_MS)
+        {
+            let lasting = now.boot >= since.plus_ms(UNPROVEN_MS);
+            fx.push(if lasting { Notice::error(text) } else { Notice::warn(text) });
+        }
+    }
+
+    /// Who is waited for, and what an operator can do; `None` if nobody is.
+    fn unproven_loss(&self) -> Option<String> {
+        let mut missing = self.copies_waited_for();
+        if missing.is_empty() {
+            return None;
+        }
+        missing.retain(|id| *id != self.me.id.as_str());
+        let holds = match self.dataset {
+            None => "is empty".to_string(),
+            Some(_) => format!("holds data up to {} but is not in the in-sync set", self.log.last()),
+        };
+        let waits = match &missing[..] {
+            [] => "nobody else is left who could hold more".to_string(),
+            some => format!("waiting for {}, whose memory may hold the data", some.join(", ")),
+        };
+        let way_out = self.way_out(&self.known.as_ref()?.state);
+        Some(format!("no leader, and this node {holds}: {waits}. {way_out}"))
     }
 
     /// Nodes whose copy counts and has not been replaced by a new one, as far as the directory says; and those registered with
@@ -244,7 +331,11 @@ impl Keeper {
         let command = |what: String, at: &str| format!("`datakeeper admin {what} --connect {at} --confirm {cluster}`");
         let held = |n: &&NodeRead| !n.registration.empty && n.registration.dataset == Some(state.dataset);
         let holders = self.nodes.iter().filter(held).map(|n| &n.registration);
-        let adopt: Vec<String> = holders.map(|r| command(format!("adopt {}", r.id), &r.client_addr)).collect();
+        let adopt = |r: &Registration| {
+            let own = if r.id == self.me.id { format!(" (up to {})", self.log.last()) } else { String::new() };
+            command(format!("adopt {}", r.id), &r.client_addr) + &own
+        };
+        let adopt: Vec<String> = holders.map(adopt).collect();
         let reset = command("reset".to_string(), &self.config.client_addr);
         match &adopt[..] {
             [] => format!("If that memory is gone for good: {reset} starts over empty"),
@@ -260,18 +351,7 @@ impl Keeper {
             return;
         }
         let known = self.known.as_ref().expect("may_prove_loss looked");
-        let missing = self.copies_waited_for();
-        let all_gone = missing.is_empty();
-        if !all_gone {
-            let text = format!(
-                "no leader, and this node is empty: waiting for {}, whose memory may hold the data. {}",
-                missing.join(", "),
-                self.way_out(&known.state)
-            );
-            if self.told.is_due(now.boot, &text, 10_000) {
-                fx.push(Notice::warn(text));
-            }
-        }
+        let all_gone = self.copies_waited_for().is_empty();
         let mut live: Vec<_> = self.nodes.iter().filter(|n| n.live.is_some()).map(|n| &n.registration).collect();
         if !all_gone || live.iter().any(|r| !r.empty) {
             return;
@@ -303,8 +383,7 @@ impl Keeper {
             if self.known.is_some() {
                 // The node was deleted under a running cluster: nothing is built on that.
                 if read.confirmed {
-                    self.state_is_absent = true;
-                    self.halt(now, "/state is gone from the coordination service", fx);
+                    self.halt_over(now, "/state is gone from the coordination service", InPlace::Nothing, fx);
                 } else {
                     fx.push(Effect::coord(CoordRequest::Confirm));
                 }
@@ -324,26 +403,36 @@ impl Keeper {
         }
         if self.incarnation != 0 && read.incarnation != self.incarnation {
             if read.confirmed {
-                self.halt(now, "/state was deleted and created again", fx);
+                let text = format!(
+                    "/state was deleted, and created again by {} (epoch {}, {:?})",
+                    state.change.by, state.epoch, state.change.why
+                );
+                self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
             } else {
                 fx.push(Effect::coord(CoordRequest::Confirm));
             }
             return;
         }
-        if state.epoch < self.highest && !self.config.rules.leaves_out(Rule::Fencing) {
+        let known = self.known.as_ref();
+        let older = known.is_some_and(|k| version < k.version);
+        let other = known.is_some_and(|k| version == k.version && state.change.id != k.state.change.id);
+        if (state.epoch < self.highest || older || other) && !self.config.rules.leaves_out(Rule::Fencing) {
             // One such read may have been overtaken by our own change; a second one, asked for after it, was not.
-            if read.confirmed && self.known.as_ref().is_some_and(|k| version < k.version) {
-                self.rollbacks_seen += 1;
-                if self.rollbacks_seen > 1 {
-                    self.halt(now, &format!("/state went back to epoch {} from {}", state.epoch, self.highest), fx);
-                } else {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
-                }
+            self.rollbacks_seen += u32::from(read.confirmed);
+            if self.rollbacks_seen > 1 {
+                let text = format!(
+                    "/state went back to version {version}, epoch {} by {}, from epoch {}",
+                    state.epoch, state.change.by, self.highest
+                );
+                self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
+            } else if read.confirmed || known.is_some_and(|k| k.state.dataset != state.dataset) {
+                // An unconfirmed one may just be late, but not with other data.
+                fx.push(Effect::coord(CoordRequest::Confirm));
             }
             return;
         }
         self.rollbacks_seen = 0;
-        self.state_is_absent = false;
+        self.in_place = None;
         self.incarnation = read.incarnation;
         let newer = self.known.as_ref().is_none_or(|k| version > k.version);
         if newer || self.config.rules.leaves_out(Rule::Fencing) {
@@ -388,6 +477,10 @@ impl Keeper {
             pending.want.leader == self.me && self.leading.is_none() && self.config.rules.leaves_out(Rule::ResolveCas);
         match outcome {
             CasOutcome::Won(version) => {
+                if pending.want.change.why == Why::Adopt && self.halted.take().is_some() {
+                    // What this node knew is no more: the operator put what it holds in its place.
+                    (self.known, self.in_place, self.incarnation, self.rollbacks_seen) = (None, None, 0, 0);
+                }
                 let superseded =
                     self.known.as_ref().is_some_and(|k| k.version > version) || self.highest > pending.want.epoch;
                 if !superseded {
@@ -558,6 +651,22 @@ impl Keeper {
         // What the old copy followed may have been taken up after the wipe was planned, and waits for its end: begin anew.
         self.drop_following(fx);
         self.follow_known(now, fx);
+    }
+
+    /// Stops because somebody has tampered with `/state`, and says how an operator goes on with what this node holds.
+    fn halt_over(&mut self, now: Now, reason: &str, found: InPlace, fx: &mut Effects) {
+        self.in_place = Some(found);
+        let holds = self.known.as_ref().is_some_and(|k| self.dataset == Some(k.state.dataset) && self.intake.is_none());
+        if !holds {
+            return self.halt(now, reason, fx);
+        }
+        let (id, at, cluster) = (&self.me.id, &self.config.client_addr, &self.config.cluster);
+        let way_out = format!(
+            "{reason}. This node holds data up to {}: to go on with them, `datakeeper admin adopt {id} --connect {at} --confirm \
+             {cluster}` at the node that holds most",
+            self.log.last()
+        );
+        self.halt(now, &way_out, fx);
     }
 
     /// Stops for an operator: nothing is served, nothing is asked for.

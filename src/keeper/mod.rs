@@ -49,7 +49,7 @@ pub use execute::{Executed, Next};
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};
 
-use coordination::Pending;
+use coordination::{InPlace, Pending};
 use following::Following;
 use hold::Holds;
 use leading::Leading;
@@ -206,8 +206,10 @@ pub struct Keeper {
     stand_after: Boot,
     /// When to look (again) whether all data are lost.
     loss_check_at: Boot,
-    /// A confirmed read showed that `/state` was deleted under us.
-    state_is_absent: bool,
+    /// Since when no leader is found by a node that may not replace it.
+    leaderless: Option<Boot>,
+    /// What a confirmed read showed in place of the `/state` that this node knows.
+    in_place: Option<InPlace>,
     /// The latest change that was resolved, and whether it was made: for operators' commands that wait.
     resolved: Option<(ChangeId, bool)>,
     /// What session commands want done; carried out when their batch is.
@@ -318,7 +320,8 @@ impl Keeper {
             wipe_confirming: false,
             stand_after: Boot(0),
             loss_check_at: now.boot.plus_ms(crate::base::limits::HOLD_MS),
-            state_is_absent: false,
+            leaderless: None,
+            in_place: None,
             resolved: None,
             deferred: Effects::new(),
             links: BTreeMap::new(),

@@ -70,6 +70,12 @@ impl World {
         }
     }
 
+    /// Room for one more node.
+    pub fn grow(&mut self) {
+        self.nodes.push(None);
+        self.repl_addrs.push(String::new());
+    }
+
     pub fn now(&self) -> Now {
         Now { boot: Boot(self.now_ms * 1_000_000), wall: Wall(1_700_000_000_000 + self.now_ms) }
     }
@@ -176,7 +182,9 @@ impl World {
                 Effect::Resume(conn) => node.resumed.push(conn),
                 Effect::CloseClient(_) | Effect::CloseIdle(_) | Effect::CloseClients => {}
                 Effect::Exit { reason } => panic!("n{i} exits: {reason}"),
-                Effect::Notice(notice) => node.notices.push(format!("{} n{i} {notice}", now.boot.0 / 1_000_000)),
+                Effect::Notice(notice) => {
+                    node.notices.push(format!("{} n{i} {:?} {notice}", now.boot.0 / 1_000_000, notice.level))
+                }
             }
         }
     }

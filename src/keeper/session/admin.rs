@@ -13,9 +13,9 @@ use crate::base::limits::HOLD_MS;
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::coordinator::CoordRequest;
 use crate::cluster::role::Role;
-use crate::cluster::state::{ClusterState, Why};
+use crate::cluster::state::{ClusterState, Member, Why};
 use crate::command::{CommandError, SessionCommand};
-use crate::keeper::coordination::Pending;
+use crate::keeper::coordination::{InPlace, Pending};
 use crate::keeper::{Effect, Keeper, Notice};
 use crate::resp::{Args, Reply};
 
@@ -127,7 +127,7 @@ impl Keeper {
         Ok(self.take_over(now, want))
     }
 
-    /// Goes on with what this copy holds. `/state` is made anew if it was deleted.
+    /// Goes on with what this copy holds. `/state` is made anew if it was deleted, and overwritten if a newcomer made it anew.
     fn begin_adopt(&mut self, now: Now, args: &Args<'_>) -> Result<ChangeId, Refused> {
         let node = node_name(args.get(2))?;
         if node != self.me.id {
@@ -142,9 +142,22 @@ impl Keeper {
         if self.wipe_due.is_some() || !self.is_registered() {
             return Err(IN_THE_WAY.into());
         }
-        let absent = self.state_is_absent;
-        if self.halted.is_some() && !absent {
-            return Err("ERR this node is halted for another reason than a /state that is gone; see its log".into());
+        let found = self.in_place.clone().filter(|_| self.halted.is_some());
+        if self.halted.is_some() && found.is_none() {
+            return Err(
+                "ERR this node is halted for another reason than a /state that somebody changed; see its log".into()
+            );
+        }
+        if let Some(InPlace::Other { state: other, .. }) = &found {
+            // Whoever made it may serve, and may have been written to.
+            let live = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
+            if let Some(m) = other.in_sync.iter().find(live) {
+                let text = format!(
+                    "ERR /state now belongs to {} (epoch {}), which is live: stop it first; what was written there is given up",
+                    m.id, other.epoch
+                );
+                return Err(text.into());
+            }
         }
         self.tell_operators(format!(
             "adopted by an operator: going on with what {} holds, up to {}; LATER WRITES ARE GIVEN UP",
@@ -153,15 +166,23 @@ impl Keeper {
         ));
         let change = self.change(now, Why::Adopt);
         let mut want = state.adopt(&self.me, change);
-        if !absent {
-            return Ok(self.take_over(now, want));
-        }
-        want.epoch = Epoch(self.highest.0 + 1);
-        (self.halted, self.known, self.incarnation) = (None, None, 0);
-        self.pending = Some(Pending { want: want.clone(), leads: true, since: now.boot });
         let id = want.change.id;
-        let config = self.shared.clone();
-        self.deferred.push(Effect::coord(CoordRequest::Bootstrap { want, config }));
+        match found {
+            None => return Ok(self.take_over(now, want)),
+            // A halted node is frozen already, and stays halted unless this is won.
+            Some(InPlace::Nothing) => {
+                want.epoch = Epoch(self.highest.0 + 1);
+                self.pending = Some(Pending { want: want.clone(), leads: true, since: now.boot });
+                let config = self.shared.clone();
+                self.deferred.push(Effect::coord(CoordRequest::Bootstrap { want, config }));
+            }
+            Some(InPlace::Other { state: other, version }) => {
+                want.epoch = Epoch(self.highest.max(other.epoch).0 + 1);
+                let mut fx = std::mem::take(&mut self.deferred);
+                self.cas_at(now, version, want, true, Vec::new(), &mut fx);
+                self.deferred = fx;
+            }
+        }
         Ok(id)
     }
 
