@@ -42,13 +42,33 @@ fn a_handover_keeps_the_old_leader_in_the_set_and_answers_what_was_held_with_mov
 }
 
 #[test]
+fn after_a_handover_only_clients_that_go_on_asking_the_old_leader_are_closed() {
+    let mut world = three();
+    let (asks, idles) = (world.connect(0), world.connect(0));
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n1"]), "+OK\r\n");
+    world.run_until("n1 leads", 50, |w| w.role(1) == Role::Leader);
+    world.run(6_000);
+    for conn in [asks, idles] {
+        assert!(world.ask_on(0, conn, &["GET", "before1"]).starts_with(b"-MOVED"), "it knew a leader here");
+    }
+    world.run(999);
+    world.ask_on(0, asks, &["SET", "k", "v"]);
+    assert!(world.nodes[0].as_ref().unwrap().closing.is_empty());
+    world.run(1);
+    world.ask_on(0, asks, &["SET", "k", "v"]);
+    assert_eq!(world.nodes[0].as_ref().unwrap().closing, [asks]);
+}
+
+#[test]
 fn a_leader_that_leaves_hands_over_and_is_named_no_more() {
     let mut world = three();
+    let conn = world.connect(0);
     world.event(0, Event::Leave);
     world.run_until("n1 leads without n0", 100, |w| w.role(1) == Role::Leader && w.keeper(0).has_left());
     assert_eq!(set(&world), ["n1", "n2"]);
     assert!(world.ask(0, &["GET", "before1"]).starts_with("-MOVED"));
-    world.run(3_000);
+    world.run(5_000);
+    assert_eq!(world.nodes[0].as_ref().unwrap().closing, [conn], "its clients have to go");
     assert_eq!(set(&world), ["n1", "n2"], "who leaves is not taken in again");
 }
 

@@ -56,7 +56,8 @@ pub const ADMIT_MS: u64 = 100;
 pub const ADMIT_PAUSE_MS: u64 = 1_000;
 /// How long a leader that hands over waits for everything to be acknowledged before it gives that up and goes on, ms.
 pub const HANDOVER_MS: u64 = 500;
-/// After a handover idle clients of the old leader are closed; least and most time until then, ms.
+/// A leader that handed over because its process ends closes idle clients; least and most time until then, ms. Elsewhere those who go on
+/// asking the old leader are closed after the least.
 pub const CLOSE_IDLE_MS: (u64, u64) = (1_000, 5_000);
 /// Unacknowledged log beyond this many bytes makes the leader hold further commands, so that its memory stays bounded.
 pub const UNACKED_BYTES_MAX: usize = 64 << 20;

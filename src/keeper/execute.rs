@@ -271,6 +271,7 @@ impl Keeper {
                 if let Some(addr) = addr {
                     self.stats.redirects += 1;
                     session.wait_until = None;
+                    self.note_redirect(now, conn, session);
                     let (host, port) = host_and_port(&addr);
                     Reply::new(out, protocol).error(&format!("MOVED {} {host}:{port}", key.map_or(0, slot)));
                     return Some(Outcome::Next);

@@ -15,13 +15,14 @@
 use std::fmt;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{CopyId, LinkId, NodeId};
+use crate::base::ids::{ConnId, CopyId, LinkId, NodeId};
 use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS, HOLD_MS};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Member, Why};
 use crate::replication::in_sync::effective;
 use crate::replication::wire::{self, Resign, Wish};
 
+use super::session::Session;
 use super::{Effect, Effects, Keeper, Notice};
 
 /// A handover that has begun.
@@ -288,10 +289,26 @@ impl Keeper {
         }
     }
 
-    /// What was held for a leadership that went on elsewhere in good order is tried again, and answered with a redirect.
+    /// What was held for a leadership that went on elsewhere in good order is tried again, and answered with a redirect. Idle
+    /// connections stay, unless the process ends: a client library that keeps one for later may take its end for a failure.
     pub(super) fn redirect_all(&mut self, now: Now, fx: &mut Effects) {
         self.led_until = now.boot;
-        self.close_idle_clients(now);
+        if self.leaving {
+            self.close_idle_clients(now);
+        }
         self.resume_waiting(fx);
+    }
+
+    /// A client is redirected. Who connected while this node led and still asks here a second after it was told is closed: it may
+    /// find the leader when it connects anew.
+    pub(super) fn note_redirect(&mut self, now: Now, conn: ConnId, session: &mut Session) {
+        if session.since > self.led_until {
+            return;
+        }
+        let told = session.redirected.filter(|at| *at >= self.led_until);
+        session.redirected = Some(told.unwrap_or(now.boot));
+        if told.is_some_and(|at| now.boot >= at.plus_ms(CLOSE_IDLE_MS.0)) {
+            self.deferred.push(Effect::CloseIdle(conn));
+        }
     }
 }

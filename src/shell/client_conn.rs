@@ -200,11 +200,14 @@ impl Client {
     ) -> Option<Client> {
         let line = Rc::<Line>::default();
         worker.lines.borrow_mut().insert(conn, line.clone());
-        let (welcome, trusted) = worker
-            .node
-            .with_keeper(|keeper, now, _| (keeper.client_connected(now, conn, peer, local), keeper.is_trusted(conn)));
+        let (welcome, trusted, stopping) = worker.node.with_keeper(|keeper, now, _| {
+            (keeper.client_connected(now, conn, peer, local), keeper.is_trusted(conn), keeper.is_stopping())
+        });
         if !welcome {
             worker.lines.borrow_mut().remove(&conn);
+            if stopping {
+                return None; // as if nobody listened any more, which is so in a moment
+            }
             tracing::warn!("a client was turned away: {CLIENTS_MAX} are connected");
             let told = socket.write_all(b"-ERR max number of clients reached\r\n");
             let _ = tokio::time::timeout(LINGER, told).await;

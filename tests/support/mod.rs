@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod tools;
 pub mod tripwire;
+pub mod valve;
 pub mod world;
 pub mod writers;
 pub mod zookeeper;

@@ -25,6 +25,8 @@ pub struct Node {
     pub notices: Vec<String>,
     pub released: BTreeMap<ConnId, u64>,
     pub resumed: Vec<ConnId>,
+    /// To be closed once idle.
+    pub closing: Vec<ConnId>,
 }
 
 pub struct World {
@@ -104,6 +106,7 @@ impl World {
             notices: Vec::new(),
             released: BTreeMap::new(),
             resumed: Vec::new(),
+            closing: Vec::new(),
         });
         self.perform(i, fx);
         for event in hello {
@@ -180,7 +183,8 @@ impl World {
                     node.released.insert(conn, seq);
                 }
                 Effect::Resume(conn) => node.resumed.push(conn),
-                Effect::CloseClient(_) | Effect::CloseIdle(_) | Effect::CloseClients => {}
+                Effect::CloseIdle(conn) => node.closing.push(conn),
+                Effect::CloseClient(_) | Effect::CloseClients => {}
                 Effect::Exit { reason } => panic!("n{i} exits: {reason}"),
                 Effect::Notice(notice) => {
                     node.notices.push(format!("{} n{i} {:?} {notice}", now.boot.0 / 1_000_000, notice.level))

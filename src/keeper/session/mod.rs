@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub since: Boot,
     /// When its last batch was executed.
     pub active_at: Boot,
+    /// When it was first redirected after this node handed over.
+    pub redirected: Option<Boot>,
     /// Form of its replies.
     pub protocol: Protocol,
     /// Whether it needs no (further) password.
@@ -126,7 +128,13 @@ impl Sessions {
 }
 
 impl Keeper {
-    /// A client connected. `false`: there are [`CLIENTS_MAX`] already, the connection has to be closed.
+    /// Whether the process ends now, and takes no clients any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// A client connected. `false`: there are [`CLIENTS_MAX`] already, or the process ends; the connection has to be closed.
     pub fn client_connected(&mut self, now: Now, conn: ConnId, addr: String, local_addr: String) -> bool {
         if self.sessions.len() >= CLIENTS_MAX || self.stopping {
             return false;
@@ -138,6 +146,7 @@ impl Keeper {
             local_addr,
             since: now.boot,
             active_at: now.boot,
+            redirected: None,
             protocol: Protocol::Resp2,
             trusted: self.config.password.is_none(),
             name: String::new(),

@@ -1,0 +1,78 @@
+//! A TCP relay that can be shut: what runs through it ends, and nobody gets through until it is opened again.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// The relay. Its threads end with their connections, its listener with the process.
+pub struct Valve {
+    address: String,
+    inside: Arc<Mutex<Inside>>,
+}
+
+#[derive(Default)]
+struct Inside {
+    shut: bool,
+    /// Both ends of every connection that was let through since it was opened last.
+    streams: Vec<TcpStream>,
+}
+
+impl Valve {
+    /// Relays a free loopback port to `server`; open.
+    #[must_use]
+    pub fn start(server: String) -> Valve {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound address").to_string();
+        let inside = Arc::new(Mutex::new(Inside::default()));
+        let shared = Arc::clone(&inside);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                if inside.shut {
+                    continue;
+                }
+                if let Ok(server) = TcpStream::connect(&server) {
+                    for (from, to) in [(&client, &server), (&server, &client)] {
+                        let twins = (from.try_clone(), to.try_clone(), from.try_clone());
+                        let (Ok(from), Ok(to), Ok(kept)) = twins else { continue };
+                        let _ = from.set_nodelay(true);
+                        inside.streams.push(kept);
+                        thread::spawn(move || pump(from, to));
+                    }
+                }
+            }
+        });
+        Valve { address, inside }
+    }
+
+    /// `host:port` for clients.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Ends all connections and takes no new ones.
+    pub fn shut(&self) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.shut = true;
+        for stream in inside.streams.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes connections again.
+    pub fn open(&self) {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).shut = false;
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
