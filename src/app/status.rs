@@ -17,7 +17,7 @@ use tokio_util::codec::Framed;
 use super::ask;
 use super::config::ENV_AUTH_PASSWORD;
 use crate::cluster::state::MinInSync;
-use crate::cluster::status::{NodeStatus, Status, SyncProgress};
+use crate::cluster::status::{NodeStatus, Status};
 
 /// Longest time an answer may take.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -152,10 +152,7 @@ fn table(status: &Status) -> String {
 fn row(node: &NodeStatus) -> [String; 12] {
     let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
     let number = |number: Option<u64>| number.map_or_else(|| "-".into(), |n| n.to_string());
-    let resync = node.sync_progress.map_or_else(
-        || "-".into(),
-        |SyncProgress { bytes, keys, percent }| format!("{percent} %, {keys} keys, {} MiB", bytes >> 20),
-    );
+    let resync = node.sync_progress.map_or_else(|| "-".into(), |progress| progress.to_string());
     [
         node.id.to_string(),
         node.role.clone().unwrap_or_else(|| "-".into()),
@@ -186,7 +183,7 @@ mod tests {
         {"id":"n2","role":"replica","client_addr":"127.0.0.1:6380","repl_addr":"127.0.0.1:16380","in_sync":true,"live":true,
          "end":1199,"applied":1198,"acked":1199,"lag_entries":1,"lag_ms":2},
         {"id":"n3","role":"syncing","client_addr":"127.0.0.1:6381","repl_addr":"127.0.0.1:16381","in_sync":false,"live":true,
-         "sync_progress":{"bytes":12582912,"keys":3000,"percent":41}}],
+         "sync_progress":{"bytes":12582912,"keys":3000,"percent":41,"bytes_per_s":6815744}}],
         "min_in_sync":"auto","min_in_sync_effective":2,"peak_in_sync":3,"resets":0,"coordinator":{"connected":true},
         "warnings":["n3 is being filled"],"of_a_later_release":true}"#;
 
@@ -199,7 +196,7 @@ dataset 000000000000000000000000000000aa   resets 0   as seen by n2, replica
 NODE  ROLE     LIVE  IN SYNC  CLIENTS         REPLICATION       END  APPLIED  ACKED  LAG  LAG MS  RESYNC
 n1    leader   yes   yes      127.0.0.1:6379  127.0.0.1:16379  1200     1200   1198    -       -  -
 n2    replica  yes   yes      127.0.0.1:6380  127.0.0.1:16380  1199     1198   1199    1       2  -
-n3    syncing  yes   no       127.0.0.1:6381  127.0.0.1:16381     -        -      -    -       -  41 %, 3000 keys, 12 MiB
+n3    syncing  yes   no       127.0.0.1:6381  127.0.0.1:16381     -        -      -    -       -  41 %, 3000 keys, 12 MiB, 6.5 MiB/s
 
 warning: n3 is being filled
 ";

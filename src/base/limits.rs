@@ -44,6 +44,11 @@ const _: () = assert!(MESSAGE_BYTES_MAX > COMMAND_BYTES_MAX);
 pub const RETURN_MS: u64 = 20;
 /// A member whose oldest unacknowledged entry was sent this long ago is slow and is taken out, ms.
 pub const SLOW_MS: u64 = 1_000;
+/// A member that lags by more than this behind another one for [`SLOW_MS`] is outrun by the load and is taken out; before, the load is held
+/// back for it, see [`UNACKED_BYTES_MAX`].
+pub const OUTRUN_BYTES: usize = UNACKED_BYTES_MAX / 2;
+/// An entry of this size and more may take long to travel: who waits for it is not outrun.
+pub const LONG_WAY_BYTES: usize = 8 << 20;
 /// Added to the promise before a leader that lost most of its members takes them all out (the bigger side wins the race), ms.
 pub const MOST_LOST_EXTRA_MS: u64 = 200;
 /// Candidates stand this far apart, by rank, ms.
@@ -54,6 +59,11 @@ pub const LEARNER_LAG_BYTES: usize = 1 << 20;
 pub const ADMIT_MS: u64 = 100;
 /// Pause after a learner could not be taken in within [`ADMIT_MS`], before the next attempt, ms.
 pub const ADMIT_PAUSE_MS: u64 = 1_000;
+/// A node that the load has outrun is filled again after this long, ms; doubles each time until it is in sync, up to
+/// [`REFILL_MS_MAX`]: a load that is too much for it is not made worse by its attempts.
+pub const REFILL_MS: u64 = 1_000;
+/// Longest pause between two such attempts, ms.
+pub const REFILL_MS_MAX: u64 = 60_000;
 /// How long a leader that hands over waits for everything to be acknowledged before it gives that up and goes on, ms.
 pub const HANDOVER_MS: u64 = 500;
 /// A leader that handed over because its process ends closes idle clients; least and most time until then, ms. Elsewhere those who go on

@@ -5,6 +5,8 @@
 //! its leader told it. Fields only get added, and a reader ignores those that it does not know, so that `status` of one release
 //! reads a node of the next.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::state::MinInSync;
@@ -97,6 +99,21 @@ pub struct SyncProgress {
     pub keys: u64,
     /// Share of the key space that they cover, 0..=100.
     pub percent: u8,
+    /// Bytes per second since it began.
+    #[serde(default)]
+    pub bytes_per_s: u64,
+}
+
+impl fmt::Display for SyncProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SyncProgress { bytes, keys, percent, bytes_per_s } = self;
+        write!(
+            f,
+            "{percent} %, {keys} keys, {} MiB, {:.1} MiB/s",
+            bytes >> 20,
+            *bytes_per_s as f64 / f64::from(1 << 20)
+        )
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use super::{Effect, Effects, Keeper, Notice};
 const REDIAL_MS: u64 = 5;
 /// Longest pause between two dials, ms.
 const REDIAL_MS_MAX: u64 = 200;
+/// The progress of a full resync is logged this often, ms.
+const PROGRESS_MS: u64 = 5_000;
 
 /// The leader that this node follows, and how far it got with it.
 #[derive(Debug)]
@@ -119,7 +121,13 @@ impl Keeper {
                 // This node itself stood still: what the leader said meanwhile may still wait in the socket.
                 f.heard = now.boot;
             }
-            let deaf_at = f.heard.plus_ms(self.shared.promise_ms * 2);
+            let mut heard = f.heard;
+            if f.welcomed && !f.accepted {
+                // Until what it will hold is registered the leader sends nothing here: its pulse is what shows that it lives.
+                let granted = self.pulse.lock().promised().0.saturating_sub(self.shared.promise_ms * 1_000_000);
+                heard = heard.max(Boot(granted));
+            }
+            let deaf_at = heard.plus_ms(self.shared.promise_ms * 2);
             f.retry_at = deaf_at;
             if now.boot >= deaf_at {
                 self.hang_up(link, fx);
@@ -210,7 +218,7 @@ impl Keeper {
                 // What chunks hold may not be acknowledged yet: only the leader's word makes it so (R8').
                 self.acked = Offset::ZERO;
                 self.dataset = Some(w.dataset);
-                self.intake = Some(Intake::new(w.keys));
+                self.intake = Some(Intake::new(w.keys, now.boot));
                 f.matched = base.offset;
                 self.stats.full_resyncs += 1;
                 self.register(fx);
@@ -357,9 +365,16 @@ impl Keeper {
             for mutation in mutations(&body) {
                 self.store.apply(&mutation.expect("checked above"));
             }
-            if end {
-                let text = format!("full resync received: {} keys as of {}", intake.keys, head.as_of);
-                fx.push(Notice::info(text));
+            let told = now.boot.ms_since(intake.told) >= PROGRESS_MS;
+            if end || told {
+                intake.told = now.boot;
+                let took = now.boot.ms_since(intake.began);
+                let progress = self.resync_progress(now).expect("one is under way");
+                fx.push(Notice::info(if end {
+                    format!("full resync received: {progress}, as of {}, in {took} ms", head.as_of)
+                } else {
+                    format!("full resync: {progress}")
+                }));
             }
             let f = self.following.as_ref().expect("hear_leader looked");
             self.acked = self.acked.max(head.acked.min(f.matched));

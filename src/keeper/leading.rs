@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
-use crate::base::limits::{ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, MOST_LOST_EXTRA_MS, RETURN_MS, SLOW_MS};
+use crate::base::limits::{
+    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS,
+    REFILL_MS_MAX, RETURN_MS, SLOW_MS,
+};
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
 use crate::replication::in_sync::{effective, held, may_commit};
@@ -42,10 +45,14 @@ pub(super) struct Follower {
     pub chunk_keys: u64,
     /// Bytes of chunks sent.
     pub chunk_bytes: u64,
+    /// Since when it is sent chunks, if it is.
+    pub chunks_since: Option<Boot>,
     /// Its process is about to end: it is taken out of the set, and not in again.
     pub leaving: bool,
     /// It has contact to the coordination service.
     pub may_succeed: bool,
+    /// Since when it lags far behind another member.
+    pub outrun_since: Option<Boot>,
     /// Ends of what was sent, and when.
     pub marks: VecDeque<(Offset, Boot)>,
 }
@@ -63,8 +70,10 @@ impl Follower {
             whole: false,
             chunk_keys: 0,
             chunk_bytes: 0,
+            chunks_since: None,
             leaving: false,
             may_succeed: false,
+            outrun_since: None,
             marks: VecDeque::new(),
         }
     }
@@ -85,6 +94,8 @@ pub(super) struct Leading {
     pub followers: BTreeMap<CopyId, Follower>,
     /// Copies to be un-named, because they have to resync fully.
     pub unname: BTreeSet<CopyId>,
+    /// Nodes that the load has outrun since they were in the set last: how often, and when they may be filled anew.
+    pub outrun: BTreeMap<NodeId, (u32, Boot)>,
     /// A learner that is about to be taken in, and until when it may take: what it does not have is not held, so that also
     /// under a steady stream of entries there is a moment at which it has all that is held (R8).
     pub admitting: Option<(CopyId, Boot)>,
@@ -155,6 +166,7 @@ impl Keeper {
             held: Offset::ZERO,
             followers: members.into_iter().map(|m| (m.copy, Follower::new(m.id, now.boot))).collect(),
             unname: BTreeSet::new(),
+            outrun: BTreeMap::new(),
             admitting: None,
             admit_at: now.boot,
             commit_due: None,
@@ -328,6 +340,7 @@ impl Keeper {
         fx.push(Notice::info(format!("in-sync set is now {} ({:?})", set.join(", "), state.change.why)));
         if let Some(leading) = &mut self.leading {
             leading.unname.retain(|c| state.in_sync.iter().chain(&state.fallback).any(|m| m.copy == *c));
+            leading.outrun.retain(|node, _| state.member(node).is_none());
             leading.progress = now.boot;
         }
         self.advance(now, fx);
@@ -381,8 +394,13 @@ impl Keeper {
         if now.boot < leading.judge_at {
             return;
         }
-        let deaf: Vec<LinkId> =
-            leading.followers.values().filter(|f| now.boot.ms_since(f.heard) > limit).filter_map(|f| f.link).collect();
+        let deaf = |(copy, f): (&CopyId, &Follower)| {
+            let link = f.link?;
+            // Before it has registered what it will hold a follower has nothing to acknowledge: its pulse is what shows that it lives.
+            let pulse = if self.is_open(link) { None } else { self.pulse.lock().heard_at(*copy) };
+            (now.boot.ms_since(f.heard.max(pulse.unwrap_or(Boot(0)))) > limit).then_some(link)
+        };
+        let deaf: Vec<LinkId> = leading.followers.iter().filter_map(deaf).collect();
         for link in deaf {
             fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
             self.hang_up(link, fx);
@@ -390,7 +408,23 @@ impl Keeper {
         }
     }
 
+    /// Notes which members the load outruns: far behind another one, though nothing big is on its way. Where all are slow alike, the load
+    /// is held back for them.
+    fn note_outrun_members(&mut self, now: Now) {
+        let (Some(leading), Some(known)) = (&mut self.leading, &self.known) else { return };
+        let lag = |f: &Follower| self.log.bytes_after(f.matched);
+        let members = known.state.in_sync.iter().filter_map(|m| leading.followers.get(&m.copy));
+        let least = members.map(lag).min().unwrap_or(0);
+        for m in &known.state.in_sync {
+            let Some(f) = leading.followers.get_mut(&m.copy) else { continue };
+            let next = |f: &Follower| self.log.block_at(f.matched.next()).map_or(0, |block| block.bytes);
+            let outrun = lag(f) > least + OUTRUN_BYTES && next(f) < LONG_WAY_BYTES;
+            f.outrun_since = if outrun { f.outrun_since.or(Some(now.boot)) } else { None };
+        }
+    }
+
     fn shrink(&mut self, now: Now, fx: &mut Effects) -> bool {
+        self.note_outrun_members(now);
         let (leading, known) = (self.leading.as_ref().expect("leads"), self.known.as_ref().expect("leads"));
         let suspect = self.shared.suspect_ms;
         let others: Vec<&Member> = known.state.in_sync.iter().filter(|m| **m != self.me).collect();
@@ -402,7 +436,8 @@ impl Keeper {
             };
             let heard = f.heard.max(self.pulse.lock().heard_at(member.copy).unwrap_or(Boot(0)));
             let gone = f.link.is_none() && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
-            let slow = f.marks.front().is_some_and(|(_, sent)| now.boot.ms_since(*sent) > SLOW_MS);
+            let oldest = f.marks.front().map(|(_, sent)| *sent);
+            let slow = oldest.into_iter().chain(f.outrun_since).any(|since| now.boot.ms_since(since) > SLOW_MS);
             let judged = now.boot >= leading.judge_at;
             if gone || f.leaving || (slow && judged) || leading.unname.contains(&member.copy) {
                 out.push(member.copy);
@@ -504,6 +539,15 @@ impl Keeper {
                 self.cas(now, want, false, fx);
             }
         }
+    }
+
+    /// The backlog does not reach back any more to what a follower needs next: it waits before it is filled anew.
+    pub(super) fn note_outrun(&mut self, now: Now, copy: CopyId) {
+        let Some(leading) = &mut self.leading else { return };
+        let Some(f) = leading.followers.get(&copy) else { return };
+        let (times, until) = leading.outrun.entry(f.node.clone()).or_insert((0, now.boot));
+        *until = now.boot.plus_ms((REFILL_MS << (*times).min(10)).min(REFILL_MS_MAX));
+        *times += 1;
     }
 
     /// The link of a follower closed; its lease and its acknowledgements stay what they are.

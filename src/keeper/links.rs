@@ -134,6 +134,11 @@ impl Keeper {
         self.follower_link_down(now, link);
     }
 
+    /// Whether data flows out on this link.
+    pub(super) fn is_open(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(|l| l.stream.as_ref().is_some_and(|s| s.open))
+    }
+
     /// Closes a link from this side.
     pub(super) fn hang_up(&mut self, link: LinkId, fx: &mut Effects) {
         if self.links.remove(&link).is_some() {
@@ -292,6 +297,10 @@ impl Keeper {
             if !leading.ready && !self.config.rules.leaves_out(Rule::ExpandAfterBarrier) {
                 return refuse(Reason::NotLeader, "this leader is not ready yet".to_string());
             }
+            if let Some((times, _)) = leading.outrun.get(&hello.node).filter(|(_, until)| now.boot < *until) {
+                let text = format!("the load has outrun it {times} times since it was in sync: it has to wait");
+                return refuse(Reason::Later, text);
+            }
             Mode::Full(self.log.last())
         } else {
             let mine = View { epochs: self.log.epochs(), last: self.log.last() };
@@ -341,6 +350,7 @@ impl Keeper {
         follower.heard = now.boot;
         follower.floor = hello.executed;
         follower.whole = !full;
+        follower.chunks_since = full.then_some(now.boot);
         follower.may_succeed = false;
         follower.marks.clear();
         let token = self.links[&link].accepted.as_ref().expect("a hello comes on an accepted link").token;
@@ -410,7 +420,7 @@ impl Keeper {
                     fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
-            Reason::StillNamed => {}
+            Reason::StillNamed | Reason::Later => {}
             Reason::WrongCluster | Reason::WrongSecret => {
                 let text = format!("leader {leader} refuses this node: {}", refused.text);
                 if self.told.is_news(now.boot, &text) {
@@ -440,6 +450,7 @@ impl Keeper {
             if poll == LinkPoll::Gone {
                 // The backlog no longer reaches back to what the follower needs next: it resyncs fully on a new link.
                 self.links.remove(&link);
+                self.note_outrun(now, stream.copy);
                 self.follower_link_down(now, link);
             } else if let Some(l) = self.links.get_mut(&link) {
                 l.stream = Some(stream);
@@ -475,7 +486,9 @@ impl Keeper {
                 continue;
             }
             let entries_wait = stream.next <= self.log.end();
-            if stream.chunk_from.is_some() && (!entries_wait || sent >= LINK_BYTES_PER_TURN / 2) {
+            // A learner that is so far behind that the backlog may soon not reach back to it gets entries alone.
+            let behind = || self.log.bytes_after(Offset(stream.next.0 - 1)) > self.config.backlog_bytes / 2;
+            if stream.chunk_from.is_some() && (!entries_wait || sent >= LINK_BYTES_PER_TURN / 2 && !behind()) {
                 self.next_chunk(stream);
                 // One chunk per turn keeps the hold of the lock short; entries have half of each turn, so neither starves.
                 budget = budget.min(sent + 1);

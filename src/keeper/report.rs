@@ -138,6 +138,16 @@ impl Keeper {
         self.known_leader().filter(|_| self.leader_is_confirmed(now)).map(|l| l.id.clone())
     }
 
+    /// How far the full resync of this node is.
+    pub(super) fn resync_progress(&self, now: Now) -> Option<SyncProgress> {
+        self.intake.as_ref().map(|i| SyncProgress {
+            bytes: i.bytes,
+            keys: i.keys,
+            percent: i.next().map_or(100, |next| ((u128::from(next) * 100) >> 64) as u8),
+            bytes_per_s: per_second(i.bytes, i.began, now),
+        })
+    }
+
     fn node_status(&self, now: Now, node: &NodeRead) -> NodeStatus {
         let r = &node.registration;
         let member = Member { id: r.id.clone(), copy: r.copy };
@@ -161,11 +171,7 @@ impl Keeper {
             status.end = Some(self.log.end());
             status.applied = Some(self.applied);
             status.acked = Some(self.acked);
-            status.sync_progress = self.intake.as_ref().map(|i| SyncProgress {
-                bytes: i.bytes,
-                keys: i.keys,
-                percent: i.next().map_or(100, |next| ((u128::from(next) * 100) >> 64) as u8),
-            });
+            status.sync_progress = self.resync_progress(now);
         } else if let Some(f) = self.leading.as_ref().and_then(|l| l.followers.get(&r.copy)) {
             status.role = Some(if status.in_sync { Role::Replica } else { Role::Syncing }.to_string());
             status.applied = Some(f.applied);
@@ -173,12 +179,20 @@ impl Keeper {
             status.lag_entries = Some(self.log.end().0.saturating_sub(f.matched.0));
             status.lag_ms = Some(f.marks.front().map_or(0, |(_, sent)| now.boot.ms_since(*sent)));
             let share = (f.chunk_keys * 100).checked_div(self.store.len() as u64).unwrap_or(100).min(100);
-            status.sync_progress =
-                (!f.whole).then_some(SyncProgress { bytes: f.chunk_bytes, keys: f.chunk_keys, percent: share as u8 });
+            status.sync_progress = f.chunks_since.filter(|_| !f.whole).map(|since| SyncProgress {
+                bytes: f.chunk_bytes,
+                keys: f.chunk_keys,
+                percent: share as u8,
+                bytes_per_s: per_second(f.chunk_bytes, since, now),
+            });
         } else if self.known_leader() == Some(&member) && self.leader_is_confirmed(now) {
             status.role = Some(Role::Leader.to_string());
             status.acked = Some(self.acked);
         }
         status
     }
+}
+
+fn per_second(bytes: u64, since: Boot, now: Now) -> u64 {
+    bytes * 1_000 / now.boot.ms_since(since).max(1)
 }

@@ -5,6 +5,7 @@
 //! offset is greater than that chunk's `as_of`. Exact for every kind of mutation, and nothing is copied on write. `as_of` never
 //! falls from one chunk to the next, so the ranges that a `Clear` counts for are a prefix of the hash order.
 
+use crate::base::clock::Boot;
 use crate::base::ids::Offset;
 
 /// What has arrived of a snapshot.
@@ -18,13 +19,17 @@ pub struct Intake {
     pub bytes: u64,
     /// Keys that the leader had when it began.
     pub keys_total: u64,
+    /// When it began.
+    pub began: Boot,
+    /// When its progress was told last.
+    pub told: Boot,
 }
 
 impl Intake {
     /// Nothing has arrived yet, of about `keys_total` keys.
     #[must_use]
-    pub fn new(keys_total: u64) -> Intake {
-        Intake { keys_total, ..Intake::default() }
+    pub fn new(keys_total: u64, now: Boot) -> Intake {
+        Intake { keys_total, began: now, told: now, ..Intake::default() }
     }
 
     /// First hash that has not arrived; `None` when everything has.

@@ -163,6 +163,8 @@ pub enum Reason {
     FullResyncNeeded,
     /// The copy cannot be continued and is still named: it is being un-named, ask again.
     StillNamed,
+    /// It has to wait before it is filled: the load has outrun it. Ask again.
+    Later,
 }
 
 /// Answer to a hello that was not accepted.

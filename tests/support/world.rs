@@ -37,6 +37,8 @@ pub struct World {
     pub conns: u64,
     /// Nodes whose frames and pulses reach nobody, and whom nobody reaches.
     pub cut_off: BTreeSet<usize>,
+    /// Bytes per ms that reach a node on its links, and what is left of them in this ms.
+    pub bandwidth: BTreeMap<usize, (i64, i64)>,
     /// Nodes without contact to the coordination service.
     pub uncoordinated: BTreeSet<usize>,
     /// Changes a node's settings before it starts.
@@ -67,6 +69,7 @@ impl World {
             conns: 0,
             cut_off: BTreeSet::new(),
             uncoordinated: BTreeSet::new(),
+            bandwidth: BTreeMap::new(),
             tune: |_, _| {},
             repl_addrs: vec![String::new(); n],
         }
@@ -197,6 +200,20 @@ impl World {
         self.repl_addrs.iter().position(|addr| addr == repl_addr).expect("a node listens there")
     }
 
+    /// A new millisecond for nodes whose bandwidth is bounded.
+    fn let_bytes_through(&mut self) {
+        for (rate, left) in self.bandwidth.values_mut() {
+            *left = (*left + *rate).min(*rate);
+        }
+        let bounded: Vec<usize> = self.bandwidth.keys().copied().collect();
+        for i in 0..self.nodes.len() {
+            let links = self.nodes[i].iter().flat_map(|n| &n.links).filter(|(_, (peer, _))| bounded.contains(peer));
+            for link in links.map(|(link, _)| *link).collect::<Vec<_>>() {
+                self.pump(i, link);
+            }
+        }
+    }
+
     /// Carries everything that one side has for a link to the other.
     pub fn pump(&mut self, i: usize, link: LinkId) {
         let now = self.now();
@@ -206,8 +223,15 @@ impl World {
             if peer.is_some_and(|peer| self.cut_off.contains(&i) || self.cut_off.contains(&peer)) {
                 return;
             }
+            let budget = peer.and_then(|peer| self.bandwidth.get_mut(&peer));
+            if budget.as_ref().is_some_and(|(_, left)| *left <= 0) {
+                return;
+            }
             let mut out: Vec<Bytes> = Vec::new();
             let poll = node.keeper.poll_link(now, link, &mut out);
+            if let Some((_, left)) = budget {
+                *left -= out.iter().map(Bytes::len).sum::<usize>() as i64;
+            }
             let Some((peer, theirs)) = node.links.get(&link).copied() else { return };
             let mut bytes: Vec<u8> = out.concat();
             while bytes.len() >= 4 {
@@ -215,6 +239,12 @@ impl World {
                 let frame = Bytes::copy_from_slice(&bytes[4..4 + len]);
                 bytes.drain(..4 + len);
                 self.event(peer, Event::LinkFrame { link: theirs, frame });
+            }
+            if poll == LinkPoll::Gone
+                && let Some(node) = &mut self.nodes[i]
+                && node.links.remove(&link).is_some()
+            {
+                self.event(peer, Event::LinkDown { link: theirs, reason: "closed".into() });
             }
             if poll != LinkPoll::More {
                 return;
@@ -272,6 +302,7 @@ impl World {
         for _ in 0..ms {
             self.now_ms += 1;
             let now = self.now();
+            self.let_bytes_through();
             for i in 0..self.nodes.len() {
                 if self.nodes[i].as_ref().is_some_and(|n| n.keeper.next_deadline() <= now.boot) {
                     self.event(i, Event::Tick);

@@ -233,10 +233,11 @@ impl Keeper {
             );
         }
         if let Some(intake) = &self.intake {
-            let own = status.nodes.iter().find(|node| node.id == self.me.id).and_then(|node| node.sync_progress);
+            let own = self.resync_progress(now);
             fields.put("full_resync_keys", intake.keys);
             fields.put("full_resync_bytes", intake.bytes);
             fields.put("full_resync_percent", own.map_or(0, |progress| progress.percent));
+            fields.put("full_resync_bytes_per_s", own.map_or(0, |progress| progress.bytes_per_s));
         }
         fields.put("full_resyncs", self.stats.full_resyncs);
         fields.put("entries_applied", self.stats.entries_applied);
