@@ -249,6 +249,7 @@ fn a_node_whose_file_differs_from_the_clusters_settings_says_so_and_goes_by_the_
 fn founded_anew_by_a_newcomer() -> World {
     let mut world = three();
     world.grow();
+    (0..3).for_each(|i| world.lose_coordination(i));
     world.model = Model::new();
     world.start(3);
     world.run_until("n3 has founded a cluster", 100, |w| w.role(3) == Role::Leader);

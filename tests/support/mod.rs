@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod faults;
 pub mod tools;
 pub mod tripwire;
 pub mod valve;

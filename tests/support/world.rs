@@ -1,7 +1,7 @@
 //! Keepers over a perfect network: bytes arrive at once and whole, the coordination service answers at once.
 //!
-//! Time is virtual and the seed fixed, so that every run is the same run. A node may crash, or be cut off from the others; faults
-//! of every other kind are the simulator's business (`tests/sim`).
+//! Time is virtual and the seed fixed, so that every run is the same run. Faults are what a test asks for by name (`faults`); those
+//! that come by themselves are the simulator's business (`tests/sim`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datakeeper::base::clock::{Boot, Now, Wall};
 use datakeeper::base::ids::{ConnId, LinkId};
+use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, LinkPoll, Next};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
@@ -16,17 +17,57 @@ use datakeeper::resp::{Batch, Output};
 use datakeeper::shell::coordination::model::{Client, Fate, Model};
 
 pub struct Node {
+    /// No two processes have the same number.
+    pub process: u64,
     pub keeper: Keeper,
     pub pulse: Arc<PulseCell>,
     pub coordinator: Client,
-    /// Our link → the peer's number and its link.
-    pub links: BTreeMap<LinkId, (usize, LinkId)>,
+    /// Our link → its other end.
+    pub links: BTreeMap<LinkId, Far>,
     pub pulse_to: Option<(usize, u128)>,
     pub notices: Vec<String>,
+    pub conns: BTreeSet<ConnId>,
+    /// Connections that this node closed.
+    pub closed: BTreeSet<ConnId>,
     pub released: BTreeMap<ConnId, u64>,
     pub resumed: Vec<ConnId>,
     /// To be closed once idle.
     pub closing: Vec<ConnId>,
+}
+
+/// The other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Far {
+    pub node: usize,
+    pub process: u64,
+    pub link: LinkId,
+}
+
+/// Something on its way to a process.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    pub from: usize,
+    pub to: usize,
+    pub process: u64,
+    pub what: What,
+}
+
+/// What is in a parcel; links are the receiver's.
+#[derive(Clone, Debug)]
+pub enum What {
+    Frame(LinkId, Bytes),
+    Down(LinkId),
+    /// On the pulse connection with that token, with its length prefix, as the next.
+    Beat(u128, Bytes),
+    Echo(u128, Bytes),
+}
+
+/// A dial that was not answered yet.
+struct Dial {
+    from: usize,
+    process: u64,
+    link: LinkId,
+    addr: String,
 }
 
 pub struct World {
@@ -35,12 +76,30 @@ pub struct World {
     pub model: Model,
     pub nodes: Vec<Option<Node>>,
     pub conns: u64,
-    /// Nodes whose frames and pulses reach nobody, and whom nobody reaches.
+    processes: u64,
+    /// Nodes whose frames and pulses reach nobody, and whom nobody reaches; what is sent waits.
     pub cut_off: BTreeSet<usize>,
+    /// The same for one direction, from → to.
+    pub stopped: BTreeSet<(usize, usize)>,
+    /// How many more parcels pass before a direction is stopped.
+    pub passing: BTreeMap<(usize, usize), usize>,
+    /// What waits because of that, in order.
+    pub on_the_way: BTreeMap<(usize, usize), VecDeque<Parcel>>,
+    dialling: Vec<Dial>,
     /// Bytes per ms that reach a node on its links, and what is left of them in this ms.
     pub bandwidth: BTreeMap<usize, (i64, i64)>,
     /// Nodes without contact to the coordination service.
     pub uncoordinated: BTreeSet<usize>,
+    /// Nodes whose process stands still.
+    pub asleep: BTreeSet<usize>,
+    /// Nodes whose requests the coordination service does not get to, and whom it does not tell anything.
+    pub unserved: BTreeSet<usize>,
+    /// What it has to tell them.
+    pub untold: BTreeMap<usize, VecDeque<CoordEvent>>,
+    /// By how much a node's wall clock is ahead.
+    pub wall_ahead_ms: BTreeMap<usize, u64>,
+    /// Why processes ended by themselves; a test that does not expect it fails.
+    pub exits: Option<Vec<String>>,
     /// Changes a node's settings before it starts.
     pub tune: fn(usize, &mut KeeperConfig),
     /// Where each node's links lead to.
@@ -67,9 +126,19 @@ impl World {
             model: Model::new(),
             nodes: (0..n).map(|_| None).collect(),
             conns: 0,
+            processes: 0,
             cut_off: BTreeSet::new(),
-            uncoordinated: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            passing: BTreeMap::new(),
+            on_the_way: BTreeMap::new(),
+            dialling: Vec::new(),
             bandwidth: BTreeMap::new(),
+            uncoordinated: BTreeSet::new(),
+            asleep: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            untold: BTreeMap::new(),
+            wall_ahead_ms: BTreeMap::new(),
+            exits: None,
             tune: |_, _| {},
             repl_addrs: vec![String::new(); n],
         }
@@ -81,8 +150,15 @@ impl World {
         self.repl_addrs.push(String::new());
     }
 
+    /// The time, by a clock that is right.
     pub fn now(&self) -> Now {
         Now { boot: Boot(self.now_ms * 1_000_000), wall: Wall(1_700_000_000_000 + self.now_ms) }
+    }
+
+    /// That node's clocks.
+    pub fn now_of(&self, i: usize) -> Now {
+        let (now, ahead) = (self.now(), self.wall_ahead_ms.get(&i).copied().unwrap_or(0));
+        Now { wall: Wall(now.wall.0 + ahead), ..now }
     }
 
     pub fn start(&mut self, i: usize) {
@@ -90,58 +166,65 @@ impl World {
         (config.client_addr, config.repl_addr) = (format!("client:{i}"), format!("{i}"));
         config.secret = Some(b"secret".to_vec());
         config.chunk_bytes = 256;
-        config.started = self.now().wall;
+        config.started = self.now_of(i).wall;
         (self.tune)(i, &mut config);
         self.repl_addrs[i].clone_from(&config.repl_addr);
         self.seed += 1;
+        self.processes += 1;
+        let now = self.now_of(i);
         let pulse = Arc::new(PulseCell::new(Pulse::default()));
-        let mut keeper = Keeper::new(config, self.seed, self.now(), pulse.clone());
+        let mut keeper = Keeper::new(config, self.seed, now, pulse.clone());
         let mut fx = Effects::new();
-        keeper.start(self.now(), &mut fx);
+        keeper.start(now, &mut fx);
         let mut coordinator = Client::new();
         let hello = coordinator.connect(&mut self.model);
         self.nodes[i] = Some(Node {
+            process: self.processes,
             keeper,
             pulse,
             coordinator,
             links: BTreeMap::new(),
             pulse_to: None,
             notices: Vec::new(),
+            conns: BTreeSet::new(),
+            closed: BTreeSet::new(),
             released: BTreeMap::new(),
             resumed: Vec::new(),
             closing: Vec::new(),
         });
         self.perform(i, fx);
-        for event in hello {
-            self.event(i, Event::Coord(Box::new(event)));
+        if self.unserved.contains(&i) {
+            self.untold.insert(i, hello.into());
+        } else {
+            for event in hello {
+                self.event(i, Event::Coord(Box::new(event)));
+            }
         }
         self.settle();
     }
 
+    /// The process ends, and its session with it.
     pub fn crash(&mut self, i: usize) {
-        let node = self.nodes[i].take().unwrap();
-        if let Some(session) = node.coordinator.session() {
+        let client = self.kill(i);
+        if let Some(session) = client.session() {
             self.model.end_session(session);
         }
-        for (_, (peer, link)) in node.links {
-            self.event(peer, Event::LinkDown { link, reason: "peer died".into() });
-        }
         self.settle();
     }
 
-    /// The link between two nodes ends, and both notice.
-    pub fn break_link(&mut self, a: usize, b: usize) {
-        let links = &self.nodes[a].as_ref().unwrap().links;
-        let (ours, theirs) =
-            links.iter().find(|(_, (peer, _))| *peer == b).map(|(ours, (_, theirs))| (*ours, *theirs)).unwrap();
-        for (node, link) in [(b, theirs), (a, ours)] {
-            self.nodes[node].as_mut().unwrap().links.remove(&link);
-            self.event(node, Event::LinkDown { link, reason: "broken".into() });
+    /// The process ends; its session goes on, and what it asked of the coordination service may still take effect.
+    pub fn kill(&mut self, i: usize) -> Client {
+        let node = self.nodes[i].take().unwrap();
+        self.asleep.remove(&i);
+        self.untold.remove(&i);
+        for far in node.links.into_values() {
+            self.send(i, far, What::Down(far.link));
         }
+        node.coordinator
     }
 
     pub fn event(&mut self, i: usize, event: Event) {
-        let now = self.now();
+        let now = self.now_of(i);
         let Some(node) = &mut self.nodes[i] else { return };
         let mut fx = Effects::new();
         node.keeper.handle(now, event, &mut fx);
@@ -149,32 +232,19 @@ impl World {
     }
 
     pub fn perform(&mut self, i: usize, fx: Effects) {
-        let now = self.now();
+        let now = self.now_of(i);
         for effect in fx {
             let Some(node) = &mut self.nodes[i] else { return };
             match effect {
                 Effect::Dial { link, addr } => {
-                    let peer = self.at(&addr);
-                    match &mut self.nodes[peer] {
-                        Some(other) => {
-                            let theirs = other.keeper.link_accepted(now, [7; 16], u128::from(link.0) << 64 | i as u128);
-                            other.links.insert(theirs, (i, link));
-                            self.nodes[i].as_mut().unwrap().links.insert(link, (peer, theirs));
-                            self.event(i, Event::LinkUp { link, nonce: [9; 16] });
-                            self.pump(peer, theirs);
-                        }
-                        None => self.event(i, Event::LinkDown { link, reason: "refused".into() }),
-                    }
+                    let process = node.process;
+                    self.dial(Dial { from: i, process, link, addr });
                 }
                 Effect::WakeLink(link) => self.pump(i, link),
                 Effect::Hangup(link) => {
+                    self.dialling.retain(|d| (d.from, d.link) != (i, link));
                     self.pump(i, link);
-                    if let Some((peer, theirs)) = self.nodes[i].as_mut().and_then(|n| n.links.remove(&link)) {
-                        if let Some(other) = &mut self.nodes[peer] {
-                            other.links.remove(&theirs);
-                        }
-                        self.event(peer, Event::LinkDown { link: theirs, reason: "hung up".into() });
-                    }
+                    self.close(i, link);
                 }
                 Effect::PulseTo { addr, token } => {
                     let peer = self.at(&addr);
@@ -186,13 +256,113 @@ impl World {
                     node.released.insert(conn, seq);
                 }
                 Effect::Resume(conn) => node.resumed.push(conn),
+                Effect::CloseClient(conn) => _ = node.closed.insert(conn),
                 Effect::CloseIdle(conn) => node.closing.push(conn),
-                Effect::CloseClient(_) | Effect::CloseClients => {}
-                Effect::Exit { reason } => panic!("n{i} exits: {reason}"),
+                Effect::CloseClients => node.closed.extend(&node.conns),
+                Effect::Exit { reason } => {
+                    let exits = self.exits.as_mut().unwrap_or_else(|| panic!("n{i} exits: {reason}"));
+                    exits.push(format!("n{i} {reason}"));
+                    let session = self.kill(i).session();
+                    session.into_iter().for_each(|session| self.model.end_session(session));
+                }
                 Effect::Notice(notice) => {
                     node.notices.push(format!("{} n{i} {:?} {notice}", now.boot.0 / 1_000_000, notice.level))
                 }
             }
+        }
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        let (i, link, peer) = (dial.from, dial.link, self.at(&dial.addr));
+        if !self.is_open(i, peer) || !self.is_open(peer, i) {
+            self.dialling.push(dial);
+            return;
+        }
+        let now = self.now_of(peer);
+        let Some(other) = &mut self.nodes[peer] else {
+            self.event(i, Event::LinkDown { link, reason: "refused".into() });
+            return;
+        };
+        let token = u128::from(dial.process) << 96 | u128::from(link.0) << 64 | i as u128;
+        let theirs = other.keeper.link_accepted(now, [7; 16], token);
+        other.links.insert(theirs, Far { node: i, process: dial.process, link });
+        let far = Far { node: peer, process: other.process, link: theirs };
+        self.nodes[i].as_mut().unwrap().links.insert(link, far);
+        self.event(i, Event::LinkUp { link, nonce: [9; 16] });
+        self.pump(peer, theirs);
+    }
+
+    /// Whether what is sent arrives at once.
+    fn is_open(&self, from: usize, to: usize) -> bool {
+        let cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
+        !cut_off && !self.stopped.contains(&(from, to)) && !self.asleep.contains(&to)
+    }
+
+    /// Puts something on its way.
+    pub fn send(&mut self, from: usize, far: Far, what: What) {
+        match self.passing.get_mut(&(from, far.node)) {
+            Some(0) => {
+                self.passing.remove(&(from, far.node));
+                self.stopped.insert((from, far.node));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        let parcel = Parcel { from, to: far.node, process: far.process, what };
+        let queue = self.on_the_way.get(&(from, far.node)).is_some_and(|q| !q.is_empty());
+        if queue || !self.is_open(from, far.node) {
+            self.on_the_way.entry((from, far.node)).or_default().push_back(parcel);
+        } else {
+            self.arrive(parcel);
+        }
+    }
+
+    /// A parcel reaches its process, if that still lives.
+    pub fn arrive(&mut self, parcel: Parcel) {
+        let Parcel { from, to, process, what } = parcel;
+        let now = self.now_of(to);
+        let Some(node) = self.nodes[to].as_mut().filter(|n| n.process == process) else { return };
+        match what {
+            What::Frame(link, frame) => self.event(to, Event::LinkFrame { link, frame }),
+            What::Down(link) => {
+                node.links.remove(&link);
+                self.event(to, Event::LinkDown { link, reason: "closed by the other side".into() });
+            }
+            What::Beat(token, beat) => {
+                // On a pulse connection that was closed meanwhile, nothing arrives.
+                if node.pulse_to != Some((from, token)) {
+                    return;
+                }
+                let echo = node.pulse.lock().heard(now, &beat[4..]).unwrap();
+                let (Some(echo), Some(other)) = (echo, &self.nodes[from]) else { return };
+                let far = Far { node: from, process: other.process, link: LinkId(0) };
+                self.send(to, far, What::Echo(token, echo));
+            }
+            What::Echo(token, echo) => _ = node.pulse.lock().echoed(now, token, &echo[4..]),
+        }
+    }
+
+    /// What waited and need not any more arrives, in order; what was dialled is answered.
+    pub fn flush(&mut self) {
+        let ways: Vec<(usize, usize)> = self.on_the_way.keys().copied().collect();
+        for (from, to) in ways {
+            while self.is_open(from, to)
+                && let Some(parcel) = self.on_the_way.get_mut(&(from, to)).and_then(VecDeque::pop_front)
+            {
+                self.arrive(parcel);
+            }
+        }
+        for dial in std::mem::take(&mut self.dialling) {
+            if self.nodes[dial.from].as_ref().is_some_and(|n| n.process == dial.process) {
+                self.dial(dial);
+            }
+        }
+    }
+
+    /// One side closes a link; the other learns of it behind what was sent.
+    pub fn close(&mut self, i: usize, link: LinkId) {
+        if let Some(far) = self.nodes[i].as_mut().and_then(|n| n.links.remove(&link)) {
+            self.send(i, far, What::Down(far.link));
         }
     }
 
@@ -207,23 +377,19 @@ impl World {
         }
         let bounded: Vec<usize> = self.bandwidth.keys().copied().collect();
         for i in 0..self.nodes.len() {
-            let links = self.nodes[i].iter().flat_map(|n| &n.links).filter(|(_, (peer, _))| bounded.contains(peer));
+            let links = self.nodes[i].iter().flat_map(|n| &n.links).filter(|(_, far)| bounded.contains(&far.node));
             for link in links.map(|(link, _)| *link).collect::<Vec<_>>() {
                 self.pump(i, link);
             }
         }
     }
 
-    /// Carries everything that one side has for a link to the other.
+    /// Puts everything on its way that one side has for a link.
     pub fn pump(&mut self, i: usize, link: LinkId) {
-        let now = self.now();
+        let now = self.now_of(i);
         loop {
             let Some(node) = &mut self.nodes[i] else { return };
-            let peer = node.links.get(&link).map(|(peer, _)| *peer);
-            if peer.is_some_and(|peer| self.cut_off.contains(&i) || self.cut_off.contains(&peer)) {
-                return;
-            }
-            let budget = peer.and_then(|peer| self.bandwidth.get_mut(&peer));
+            let budget = node.links.get(&link).and_then(|far| self.bandwidth.get_mut(&far.node));
             if budget.as_ref().is_some_and(|(_, left)| *left <= 0) {
                 return;
             }
@@ -232,24 +398,25 @@ impl World {
             if let Some((_, left)) = budget {
                 *left -= out.iter().map(Bytes::len).sum::<usize>() as i64;
             }
-            let Some((peer, theirs)) = node.links.get(&link).copied() else { return };
+            let Some(far) = node.links.get(&link).copied() else { return };
             let mut bytes: Vec<u8> = out.concat();
             while bytes.len() >= 4 {
                 let len = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
                 let frame = Bytes::copy_from_slice(&bytes[4..4 + len]);
                 bytes.drain(..4 + len);
-                self.event(peer, Event::LinkFrame { link: theirs, frame });
+                self.send(i, far, What::Frame(far.link, frame));
             }
-            if poll == LinkPoll::Gone
-                && let Some(node) = &mut self.nodes[i]
-                && node.links.remove(&link).is_some()
-            {
-                self.event(peer, Event::LinkDown { link: theirs, reason: "closed".into() });
-            }
-            if poll != LinkPoll::More {
-                return;
+            match poll {
+                LinkPoll::More => {}
+                LinkPoll::Idle => return,
+                LinkPoll::Gone => return self.close(i, link),
             }
         }
+    }
+
+    /// Whether the coordination service and that node reach each other.
+    fn is_served(&self, i: usize) -> bool {
+        !self.unserved.contains(&i) && !self.asleep.contains(&i) && !self.uncoordinated.contains(&i)
     }
 
     /// A node loses the coordination service; its session goes on.
@@ -274,21 +441,23 @@ impl World {
         loop {
             let mut quiet = true;
             for i in 0..self.nodes.len() {
-                let Some(node) = &mut self.nodes[i] else { continue };
-                if node.coordinator.front().is_some() && !self.uncoordinated.contains(&i) {
-                    quiet = false;
-                    let answers = node.coordinator.step(&mut self.model, Fate::Answered);
-                    for event in answers {
-                        self.event(i, Event::Coord(Box::new(event)));
-                    }
+                if self.is_served(i) {
+                    quiet &= !self.untold.contains_key(&i);
+                    self.told_all(i);
+                    quiet &= !self.reconnect(i);
+                    quiet &= !self.step(i);
                 }
             }
-            let notices: VecDeque<_> = self.model.take_notices().into();
+            let notices = self.model.take_notices();
             for (session, event) in notices {
                 quiet = false;
                 let of = |n: &Option<Node>| n.as_ref().is_some_and(|n| n.coordinator.session() == Some(session));
-                if let Some(i) = self.nodes.iter().position(of).filter(|i| !self.uncoordinated.contains(i)) {
-                    self.event(i, Event::Coord(Box::new(event)));
+                if let Some(i) = self.nodes.iter().position(of) {
+                    if self.is_served(i) {
+                        self.event(i, Event::Coord(Box::new(event)));
+                    } else if !self.uncoordinated.contains(&i) {
+                        self.untold.entry(i).or_default().push_back(event);
+                    }
                 }
             }
             if quiet {
@@ -297,36 +466,61 @@ impl World {
         }
     }
 
+    /// A node whose session is over opens another; whether it had to.
+    fn reconnect(&mut self, i: usize) -> bool {
+        let Some(node) = &mut self.nodes[i] else { return false };
+        if node.coordinator.session().is_none_or(|s| self.model.is_open(s)) {
+            return false;
+        }
+        let mut events = vec![node.coordinator.disconnect("session expired")];
+        events.extend(node.coordinator.connect(&mut self.model));
+        for event in events {
+            self.event(i, Event::Coord(Box::new(event)));
+        }
+        true
+    }
+
+    /// The coordination service carries out one request of a node and answers it; whether there was one.
+    pub fn step(&mut self, i: usize) -> bool {
+        let Some(node) = self.nodes[i].as_mut().filter(|n| n.coordinator.front().is_some()) else { return false };
+        for event in node.coordinator.step(&mut self.model, Fate::Answered) {
+            self.event(i, Event::Coord(Box::new(event)));
+        }
+        true
+    }
+
     /// Lets time pass, a millisecond at a time.
     pub fn run(&mut self, ms: u64) {
         for _ in 0..ms {
             self.now_ms += 1;
-            let now = self.now();
             self.let_bytes_through();
+            self.flush();
             for i in 0..self.nodes.len() {
-                if self.nodes[i].as_ref().is_some_and(|n| n.keeper.next_deadline() <= now.boot) {
+                let now = self.now_of(i);
+                let awake = |n: &&Node| n.keeper.next_deadline() <= now.boot;
+                if !self.asleep.contains(&i) && self.nodes[i].as_ref().filter(awake).is_some() {
                     self.event(i, Event::Tick);
                 }
-                let beat = self.nodes[i].as_ref().and_then(|n| {
-                    let mut pulse = n.pulse.lock();
-                    if self.now_ms.is_multiple_of(pulse.heartbeat_ms()) { pulse.beat(now) } else { None }
-                });
-                if let Some(beat) = beat {
-                    for j in 0..self.nodes.len() {
-                        let Some(token) = self.nodes[j].as_ref().and_then(|n| n.pulse_to.filter(|p| p.0 == i)) else {
-                            continue;
-                        };
-                        if self.cut_off.contains(&i) || self.cut_off.contains(&j) {
-                            continue;
-                        }
-                        let echo = self.nodes[j].as_ref().unwrap().pulse.lock().heard(now, &beat[4..]).unwrap();
-                        if let Some(echo) = echo {
-                            self.nodes[i].as_ref().unwrap().pulse.lock().echoed(now, token.1, &echo[4..]).unwrap();
-                        }
-                    }
-                }
+                self.beat(i);
             }
             self.settle();
+        }
+    }
+
+    /// A leader's pulse.
+    fn beat(&mut self, i: usize) {
+        let now = self.now_of(i);
+        let Some(node) = self.nodes[i].as_ref().filter(|_| !self.asleep.contains(&i)) else { return };
+        let beat = {
+            let mut pulse = node.pulse.lock();
+            if self.now_ms.is_multiple_of(pulse.heartbeat_ms()) { pulse.beat(now) } else { None }
+        };
+        let Some(beat) = beat else { return };
+        for j in 0..self.nodes.len() {
+            let listens = self.nodes[j].as_ref().and_then(|n| Some((n.process, n.pulse_to.filter(|p| p.0 == i)?.1)));
+            if let Some((process, token)) = listens {
+                self.send(i, Far { node: j, process, link: LinkId(0) }, What::Beat(token, beat.clone()));
+            }
         }
     }
 
@@ -350,9 +544,10 @@ impl World {
     pub fn connect(&mut self, i: usize) -> ConnId {
         self.conns += 1;
         let conn = ConnId(self.conns);
-        let (now, peer) = (self.now(), format!("10.9.0.1:{}", 40_000 + self.conns));
-        let keeper = &mut self.nodes[i].as_mut().unwrap().keeper;
-        assert!(keeper.client_connected(now, conn, peer, format!("10.0.0.{i}:6379")));
+        let (now, peer) = (self.now_of(i), format!("10.9.0.1:{}", 40_000 + self.conns));
+        let node = self.nodes[i].as_mut().unwrap();
+        assert!(node.keeper.client_connected(now, conn, peer, format!("10.0.0.{i}:6379")));
+        node.conns.insert(conn);
         conn
     }
 
@@ -385,7 +580,7 @@ impl World {
 
     /// Goes on with a command if it can; whether its reply may leave.
     pub fn answered(&mut self, request: &mut Request) -> bool {
-        let node = self.nodes[request.node].as_mut().unwrap();
+        let Some(node) = &mut self.nodes[request.node] else { return false };
         match request.next {
             Next::Again => self.execute(request),
             Next::Wait if node.resumed.contains(&request.conn) => {
@@ -401,7 +596,7 @@ impl World {
 
     fn execute(&mut self, request: &mut Request) {
         let mut fx = Effects::new();
-        let now = self.now();
+        let now = self.now_of(request.node);
         let keeper = &mut self.nodes[request.node].as_mut().unwrap().keeper;
         let done = keeper.execute(now, request.conn, &request.batch, &[], request.done, &mut request.out, &mut fx);
         request.done += done.commands;
