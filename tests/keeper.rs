@@ -94,6 +94,59 @@ fn reads_go_on_below_the_minimum_also_when_keys_expire() {
 }
 
 #[test]
+fn a_leader_elected_below_the_minimum_answers_reads_that_nothing_uncertain_touches() {
+    let mut world = three();
+    world.crash(1);
+    world.run_until("n1 is out", 500, |w| w.in_sync() == 2);
+    world.run(60);
+    // n2 has it and does not know yet that it is acknowledged.
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    world.crash(0);
+    world.run_until("n2 leads alone", 1_500, |w| w.role(2) == Role::Leader && w.in_sync() == 1);
+    assert_eq!(world.ask(2, &["GET", "before7"]), "$1\r\nx\r\n");
+    let conn = world.connect(2);
+    let mut read = world.request(2, conn, &["GET", "k"]);
+    assert!(!world.answered(&mut read), "this leader cannot know");
+    world.start(1);
+    world.run_until("n1 is back", 500, |w| w.in_sync() == 2);
+    world.run(5);
+    assert!(world.answered(&mut read));
+    assert_eq!(read.out.to_vec(), b"$1\r\nv\r\n");
+}
+
+#[test]
+fn what_a_node_remembers_of_one_dataset_holds_no_read_of_the_next_one_back() {
+    let mut world = founded_anew_by_a_newcomer();
+    for i in 0..500 {
+        assert_eq!(world.ask(3, &["SET", &format!("before{}", i % 50), "y"]), "+OK\r\n");
+    }
+    world.run(1_000);
+    // n3 lives on in the cluster of the others: its coordination is lost long enough for its entry to go.
+    world.lose_coordination(3);
+    let session = world.nodes[3].as_ref().unwrap().coordinator.session().unwrap();
+    world.model.end_session(session);
+    world.settle();
+    assert_eq!(operate(&mut world, 1, &["ADOPT", "n1"]), "+OK\r\n");
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader);
+    world.regain_coordination(3);
+    world.run_until("n3 is filled", 3_000, |w| w.in_sync() == 2);
+    assert_eq!(world.ask(1, &["DATAKEEPER", "HANDOVER", "TO", "n3"]), "+OK\r\n");
+    world.run_until("n3 leads", 100, |w| w.role(3) == Role::Leader);
+    world.run(60);
+    // Something is not acknowledged, so that reads are looked at; it has nothing to do with what is read.
+    world.cut_off.insert(1);
+    let conn = world.connect(3);
+    let mut write = world.request(3, conn, &["SET", "other", "v"]);
+    assert!(!world.answered(&mut write));
+    for i in 0..50 {
+        let conn = world.connect(3);
+        let mut read = world.request(3, conn, &["GET", &format!("before{i}")]);
+        assert!(world.answered(&mut read), "before{i} waits for an entry that there is not");
+        assert_eq!(read.out.to_vec(), b"$1\r\nx\r\n");
+    }
+}
+
+#[test]
 fn state_deleted_under_a_running_cluster_halts_its_nodes_loudly() {
     let mut world = three();
     world.model.delete_state();

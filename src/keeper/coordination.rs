@@ -18,7 +18,7 @@ use crate::replication::log::Log;
 use crate::replication::wire::Wish;
 use crate::store::Store;
 
-use super::{Effect, Effects, Keeper, Known, Notice};
+use super::{Effect, Effects, Keeper, Known, Notice, Touched};
 
 /// A compare-and-set whose outcome is not known yet.
 #[derive(Clone, Debug)]
@@ -642,6 +642,7 @@ impl Keeper {
         self.applied = Offset::ZERO;
         self.acked = Offset::ZERO;
         self.executed_floor = Offset::ZERO;
+        self.touched = Touched::new();
         self.intake = None;
         self.dataset = None;
         self.registered = None;

@@ -15,8 +15,10 @@ use crate::base::limits::{
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
 use crate::replication::in_sync::{effective, held, may_commit};
+use crate::replication::log::Entry;
 use crate::replication::pulse::Pulse;
 use crate::replication::wire::Ack;
+use crate::store::mutations;
 
 use super::handover::Handover;
 use super::{Effect, Effects, Keeper, Notice, ReadMode};
@@ -319,18 +321,34 @@ impl Keeper {
     /// The barrier is held: the tail that was taken over is certain to stay, and is executed.
     fn become_ready(&mut self, fx: &mut Effects) {
         let end = self.log.end();
+        // Effects that are here already, may not be acknowledged yet, and are of any key: executed by this node as a leader before, or
+        // come with chunks. The tail's are of known keys: reads of others need not wait for it.
+        let blind = self.executed().max(self.executed_floor);
+        if blind > self.acked {
+            self.touched.all = blind;
+        }
         while self.applied < end {
             for entry in self.log.entries_after(self.applied) {
+                self.touch_keys(&entry);
                 self.apply_entry(&entry);
             }
         }
         self.intake = None;
         self.executed_floor = Offset::ZERO;
-        self.touched.all = end;
         let leading = self.leading.as_mut().expect("leads");
         leading.ready = true;
         fx.push(Notice::info(format!("leader of epoch {}: serving from {}", leading.epoch, self.log.last())));
         self.resume_waiting(fx);
+    }
+
+    /// Notes which keys an entry has touched.
+    fn touch_keys(&mut self, entry: &Entry) {
+        for mutation in mutations(&entry.mutations) {
+            match mutation.expect("entries are checked on the way in").key() {
+                Some(key) => self.touched.set(self.store.hash(key).0, entry.offset),
+                None => self.touched.all = entry.offset,
+            }
+        }
     }
 
     /// A change of the set was confirmed.
