@@ -214,6 +214,30 @@ fn a_lone_leader_has_nobody_to_hand_over_to() {
 }
 
 #[test]
+fn a_lone_leader_that_leaves_waits_for_a_learner_and_hands_its_data_over_to_it() {
+    let mut world = World::new(2);
+    world.start(0);
+    world.run_until("n0 leads", 100, |w| w.role(0) == Role::Leader);
+    assert_eq!(world.ask(0, &["SET", "before", "x"]), "+OK\r\n");
+    world.start(1);
+    // Its registration takes a while, and no data flow before.
+    world.uncoordinated.insert(1);
+    world.run(200);
+    world.event(0, Event::Leave);
+    assert!(!world.keeper(0).has_left(), "n1 is being filled");
+    assert_eq!(world.ask(0, &["SET", "k", "meanwhile"]), "+OK\r\n");
+    world.run(2_000);
+    assert!(!world.keeper(0).has_left() && world.role(0) == Role::Leader);
+    world.uncoordinated.remove(&1);
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader && w.keeper(0).has_left());
+    assert_eq!(
+        (world.ask(1, &["GET", "before"]), world.ask(1, &["GET", "k"])),
+        ("$1\r\nx\r\n".into(), "$9\r\nmeanwhile\r\n".into())
+    );
+    assert_eq!(set(&world), ["n1"]);
+}
+
+#[test]
 fn a_target_that_dies_leaves_the_old_leader_silent_until_a_new_epoch() {
     let mut world = three();
     // What n1 is sent gets nowhere: RESIGN is lost, and n1 with it.

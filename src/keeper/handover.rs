@@ -18,10 +18,11 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, CopyId, LinkId, NodeId};
 use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS, HOLD_MS};
 use crate::cluster::role::Role;
-use crate::cluster::state::{Member, Why};
+use crate::cluster::state::{ClusterState, Member, Why};
 use crate::replication::in_sync::effective;
 use crate::replication::wire::{self, Resign, Wish};
 
+use super::leading::Leading;
 use super::session::Session;
 use super::{Effect, Effects, Keeper, Notice};
 
@@ -126,7 +127,10 @@ impl Keeper {
             if self.leaving && now.boot >= self.leave_at {
                 self.leave_at = now.boot.plus_ms(HANDOVER_MS);
                 if let Err(why) = self.begin_handover(now, None, HANDOVER_MS, fx) {
-                    fx.push(Notice::warn(format!("cannot hand over: {why}")));
+                    let text = format!("cannot hand over: {why}");
+                    if self.told.is_news(now.boot, &text) {
+                        fx.push(Notice::warn(text));
+                    }
                 }
             }
             return;
@@ -258,10 +262,11 @@ impl Keeper {
     }
 
     /// Whether a node that was told to leave has nothing to wait for but its clients: no state names it any more, or it is the
-    /// only one named, so that nobody can take over.
+    /// only one named and nobody is being filled who could take over soon.
     #[must_use]
     pub fn has_left(&self) -> bool {
-        let alone = |s: &crate::cluster::state::ClusterState| s.in_sync.len() == 1;
+        let fills = |l: &Leading| l.followers.values().any(|f| f.link.is_some() && !f.leaving);
+        let alone = |s: &ClusterState| s.in_sync.len() == 1 && !self.leading.as_ref().is_some_and(fills);
         let named = self.known.as_ref().map(|k| &k.state).filter(|s| s.names(&self.me));
         self.halted.is_some() || self.pending.is_none() && named.is_none_or(alone)
     }
