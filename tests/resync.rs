@@ -7,7 +7,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datakeeper::base::limits::OUTRUN_BYTES;
 use datakeeper::cluster::role::Role;
@@ -141,42 +141,51 @@ fn under_load<T>(node: SocketAddr, keys: u64, work: impl FnOnce(&AtomicU64) -> T
     })
 }
 
+/// How long a slow node runs, and how long it stands still, in turn: shorter than the silence that makes a leader suspect it.
+const RUNS: Duration = Duration::from_millis(20);
+const STANDS: Duration = Duration::from_millis(120);
+
 #[test]
 fn a_replica_that_a_real_load_outruns_costs_the_leader_bounded_memory() {
     let _alone = alone();
     let backlog: u64 = 8 << 20;
-    let Some(cluster) = Cluster::start(&["--set", &format!("replication.backlog_bytes={backlog}")]) else { return };
+    let settings = [format!("replication.backlog_bytes={backlog}"), "replication.acks=leader".to_string()];
+    // Where writes wait for the whole set, a load that waits for its answers runs at the pace of the slowest member.
+    let Some(cluster) = Cluster::start(&["--set", &settings[0], "--set", &settings[1]]) else { return };
     let (leader, replicas) = cluster.roles();
     let slow = replicas[1];
-    let written = |answered: &AtomicU64, more: u64| {
-        let before = answered.load(Ordering::SeqCst);
-        eventually(PATIENCE * 4, "the load is answered", || {
-            let done = answered.load(Ordering::SeqCst) - before;
-            if done >= more { Ok(()) } else { Err(done.to_string()) }
-        });
-    };
-    let many = if cfg!(debug_assertions) { 100_000 } else { 400_000 };
+    let out = format!("taking {} out of the in-sync set", slow.name);
+    let many = if cfg!(debug_assertions) { 200_000 } else { 800_000 };
     let ((before, most), rate) = under_load(leader.addr, 1_000, |answered| {
-        written(answered, many / 4);
+        eventually(PATIENCE, "the load has filled the backlog", || {
+            let done = answered.load(Ordering::SeqCst);
+            if done >= many / 4 { Ok(()) } else { Err(done.to_string()) }
+        });
         let before = leader.process.resident();
-        // Silent, but its sockets are open: what it does not take must not pile up at the leader.
-        slow.process.freeze();
-        let mut most = before;
-        for _ in 0..8 {
-            written(answered, many / 8);
+        let (mut most, mut left_at) = (before, None);
+        let began = Instant::now();
+        // On and on for as many writes after it has left the set.
+        while left_at.is_none_or(|at| answered.load(Ordering::SeqCst) < at + many) {
+            assert!(began.elapsed() < PATIENCE * 4, "{} keeps up, or nobody looks", slow.name);
+            slow.process.freeze();
+            std::thread::park_timeout(STANDS);
+            slow.process.thaw();
+            std::thread::park_timeout(RUNS);
             most = most.max(leader.process.resident());
+            if left_at.is_none() && leader.process.log().contains(&out) {
+                left_at = Some(answered.load(Ordering::SeqCst));
+            }
         }
-        slow.process.thaw();
         (before, most)
     });
     println!("leader: {} MiB before, {} MiB at most, {rate:.0} writes/s", before >> 20, most >> 20);
-    let bound = 3 * backlog + (64 << 20);
+    let bound = OUTRUN_BYTES as u64 + 2 * backlog + (64 << 20);
     assert!(most < before + bound, "grew from {before} to {most} bytes");
     cluster.wait_until_whole();
-    let log = leader.process.log();
-    let out = log.matches(&format!("taking {} out of the in-sync set", slow.name)).count();
+    let left = leader.process.log().matches(&out).count();
     let filled = slow.process.log().matches("full resync from").count();
-    assert!(out == 1 && filled <= 4, "it left {out} times and was filled {filled} times");
+    println!("{} left the set {left} times and was filled {filled} times, its first one included", slow.name);
+    assert!(left == 1 && filled <= 5, "it left {left} times and was filled {filled} times");
     cluster.finish(&[]);
 }
 
