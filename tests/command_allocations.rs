@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use datakeeper::base::clock::Wall;
 use datakeeper::base::ids::HashKey;
+use datakeeper::base::jitter::Jitter;
 use datakeeper::base::segments::Segments;
 use datakeeper::command::{Ctx, Exec, SliceState, resolve};
 use datakeeper::resp::{Batch, Output, Protocol, Reply};
@@ -41,7 +42,7 @@ static ALLOCATOR: Counting = Counting;
 /// Allocations of each of these commands, run one after the other with warm buffers.
 fn allocations(commands: &[&[&[u8]]]) -> Vec<usize> {
     let mut store = Store::new(HashKey([3; 16]));
-    let (mut out, mut log) = (Output::new(), Segments::new());
+    let (mut out, mut log, mut chance) = (Output::new(), Segments::new(), Jitter::new(1));
     log.put_slice(&[0; 4_096]);
     let mut warm = Reply::new(&mut out, Protocol::Resp2);
     warm.bulk(&[0; 4_096]);
@@ -62,6 +63,7 @@ fn allocations(commands: &[&[&[u8]]]) -> Vec<usize> {
             clock: Wall(1_000),
             expire: true,
             first_key: None,
+            chance: &mut chance,
             slice: &mut slice,
             emitted: 0,
         };

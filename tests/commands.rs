@@ -22,6 +22,7 @@ use std::path::Path;
 use bytes::Bytes;
 use datakeeper::base::clock::Wall;
 use datakeeper::base::ids::HashKey;
+use datakeeper::base::jitter::Jitter;
 use datakeeper::base::limits::BIG_BULK_BYTES;
 use datakeeper::base::segments::Segments;
 use datakeeper::command::{Ctx, Done, Exec, Flag, SliceState, Work, resolve};
@@ -35,6 +36,7 @@ struct Bench {
     clock: Wall,
     protocol: Protocol,
     leader: bool,
+    chance: Jitter,
 }
 
 /// What one command did.
@@ -49,7 +51,14 @@ impl Bench {
     fn new() -> Bench {
         let store = || Store::new(HashKey([7; 16]));
         let clock = Wall(1_700_000_000_000);
-        Bench { store: store(), replica: store(), clock, protocol: Protocol::Resp2, leader: true }
+        Bench {
+            store: store(),
+            replica: store(),
+            clock,
+            protocol: Protocol::Resp2,
+            leader: true,
+            chance: Jitter::new(1),
+        }
     }
 
     /// Executes a command as the keeper does: checks, slices, the error in place of a half-written reply.
@@ -84,6 +93,7 @@ impl Bench {
                 clock: self.clock,
                 expire: self.leader,
                 first_key,
+                chance: &mut self.chance,
                 slice: &mut slice,
                 emitted: 0,
             };
@@ -273,7 +283,7 @@ macro_rules! transcripts {
         }
     };
 }
-transcripts!(dispatch, expiry, generic, introspect, keyspace, server, set_options, string);
+transcripts!(compare, dispatch, expiry, float, generic, introspect, keyspace, lcs, rename, server, set_options, string);
 
 #[test]
 fn every_command_is_in_a_transcript() {
@@ -376,6 +386,7 @@ fn walk_survives_writes_between_its_slices() {
             clock: bench.clock,
             expire: true,
             first_key: None,
+            chance: &mut bench.chance,
             slice: &mut slice,
             emitted: 0,
         };

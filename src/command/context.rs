@@ -5,6 +5,7 @@
 //! expired key is. Not here: the position of the entry, holding the reply, who may write; the keeper decides those.
 
 use crate::base::clock::Wall;
+use crate::base::jitter::Jitter;
 use crate::base::limits::PREFETCH_GROUP;
 use crate::base::segments::Segments;
 use crate::resp::{Args, Reply};
@@ -23,7 +24,14 @@ pub enum Done {
 /// What a sliced command remembers between its slices: one per request that is under way, `default()` to begin with.
 #[derive(Debug, Default)]
 pub struct SliceState {
-    pub(super) walk: Option<super::keyspace::Walk>,
+    pub(super) under_way: Option<Sliced>,
+}
+
+/// What is under way.
+#[derive(Debug)]
+pub(super) enum Sliced {
+    Walk(super::keyspace::Walk),
+    Lcs(Box<super::lcs::Lcs>),
 }
 
 /// The surroundings of one execution.
@@ -40,6 +48,8 @@ pub struct Ctx<'a, 'o> {
     pub expire: bool,
     /// Hash of the command's first key, if pass 1 of the batch computed it.
     pub first_key: Option<KeyHash>,
+    /// Chance, for commands that choose; what they choose is in the reply alone, or in the mutation.
+    pub chance: &'a mut Jitter,
     /// What a sliced command remembers.
     pub slice: &'a mut SliceState,
     /// Mutations emitted so far.

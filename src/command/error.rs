@@ -19,6 +19,10 @@ pub enum CommandError {
     WrongType,
     /// An argument or a value had to be a 64-bit integer.
     NotInteger,
+    /// An argument or a value had to be a number.
+    NotFloat,
+    /// INCRBYFLOAT's result is not finite.
+    NotFinite,
     /// The result of an increment does not fit 64 bits.
     IncrementOverflow,
     /// The negated decrement does not fit 64 bits.
@@ -37,6 +41,22 @@ pub enum CommandError {
     OffsetOutOfRange,
     /// The value would grow beyond the longest allowed.
     ValueTooLong,
+    /// LCS with LEN and IDX.
+    LcsLenAndIdx,
+    /// LCS of values that are too long together.
+    LcsTooLong,
+    /// RENAME of a key that does not exist.
+    NoSuchKey,
+    /// COPY of a key onto itself.
+    SameObject,
+    /// COPY into another database.
+    InvalidDatabase,
+    /// A number that had to fit 32 bits.
+    NotIn32Bits,
+    /// OBJECT FREQ: accesses are not counted.
+    NoFrequency,
+    /// OBJECT IDLETIME: times of access are not kept.
+    NoIdleTime,
     /// CLUSTER COUNTKEYSINSLOT of a slot that does not exist.
     InvalidSlot,
     /// CLUSTER GETKEYSINSLOT of a slot that does not exist, or of a negative number of keys.
@@ -64,6 +84,8 @@ impl CommandError {
             CommandError::Syntax => "ERR syntax error",
             CommandError::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
             CommandError::NotInteger => "ERR value is not an integer or out of range",
+            CommandError::NotFloat => "ERR value is not a valid float",
+            CommandError::NotFinite => "ERR increment would produce NaN or Infinity",
             CommandError::IncrementOverflow => "ERR increment or decrement would overflow",
             CommandError::DecrementOverflow => "ERR decrement would overflow",
             CommandError::ExpireNxConflict => "ERR NX and XX, GT or LT options at the same time are not compatible",
@@ -71,6 +93,17 @@ impl CommandError {
             CommandError::InvalidCursor => "ERR invalid cursor",
             CommandError::OffsetOutOfRange => "ERR offset is out of range",
             CommandError::ValueTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+            CommandError::LcsLenAndIdx => "ERR If you want both the length and indexes, please just use IDX.",
+            CommandError::LcsTooLong => "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
+            CommandError::NoSuchKey => "ERR no such key",
+            CommandError::SameObject => "ERR source and destination objects are the same",
+            CommandError::InvalidDatabase => "ERR DB index is out of range",
+            CommandError::NotIn32Bits => "ERR value is out of range, value must between -2147483648 and 2147483647",
+            CommandError::NoFrequency => {
+                "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
+                 between policies at runtime LRU and LFU data will take some time to adjust."
+            }
+            CommandError::NoIdleTime => "ERR Idle time is not tracked: this version keeps no time of access.",
             CommandError::InvalidSlot => "ERR Invalid slot",
             CommandError::InvalidSlotOrCount => "ERR Invalid slot or number of keys",
             CommandError::InvalidCommand => "ERR Invalid command specified",

@@ -1,13 +1,16 @@
 //! Commands on keys of any type.
 
+use bytes::Bytes;
+
+use crate::base::clock::Wall;
 use crate::command::CommandError;
 use crate::command::context::{Ctx, Done};
 use crate::command::introspect::{HELP_FLAGS, help};
-use crate::command::number;
-use crate::command::spec::Flag::{Fast, Readonly, Write};
+use crate::command::number::{self, integer};
+use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::resp::Args;
-use crate::store::{Event, Value};
+use crate::store::{Event, KeyHash, Value, ValueRef};
 
 const SUMMED: &[&str] = &["request_policy:multi_shard", "response_policy:agg_sum"];
 
@@ -36,6 +39,21 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .keys(Keys::all(1, KeyUse::Inspect))
         .tips(SUMMED)
         .doc(Group::Generic, "3.2.1", "Returns how many of the keys exist; their time of last access is not kept."),
+    CommandSpec::data("rename", 3, rename)
+        .args("key new-key")
+        .flags(&[Write])
+        .keys(Keys::two(KeyUse::Take, KeyUse::Overwrite))
+        .doc(Group::Generic, "1.0.0", "Renames a key, over whatever had the new name."),
+    CommandSpec::data("renamenx", 3, renamenx)
+        .args("key new-key")
+        .flags(&[Write, Fast])
+        .keys(Keys::two(KeyUse::Take, KeyUse::Insert))
+        .doc(Group::Generic, "1.0.0", "Renames a key only if no key has the new name."),
+    CommandSpec::data("copy", -3, copy)
+        .args("source destination [DB 0] [REPLACE]")
+        .flags(&[Write, DenyOom])
+        .keys(Keys::two(KeyUse::Read, KeyUse::Overwrite))
+        .doc(Group::Generic, "6.2.0", "Copies a value with its expiry to another key."),
     CommandSpec::data("type", 2, type_of).args("key").flags(&[Readonly, Fast]).keys(Keys::one(KeyUse::Inspect)).doc(
         Group::Generic,
         "1.0.0",
@@ -55,6 +73,18 @@ const OBJECT: &[CommandSpec] = &[
         .keys(Keys::of_sub(KeyUse::Inspect))
         .tips(&["nondeterministic_output"])
         .doc(Group::Generic, "2.2.3", "Returns the name that Redis would give to the encoding of a value."),
+    CommandSpec::data("object|freq", 3, object_freq)
+        .args("key")
+        .flags(&[Readonly])
+        .keys(Keys::of_sub(KeyUse::Inspect))
+        .tips(&["nondeterministic_output"])
+        .doc(Group::Generic, "4.0.0", "Refused if the key exists: accesses are not counted."),
+    CommandSpec::data("object|idletime", 3, object_idletime)
+        .args("key")
+        .flags(&[Readonly])
+        .keys(Keys::of_sub(KeyUse::Inspect))
+        .tips(&["nondeterministic_output"])
+        .doc(Group::Generic, "2.2.3", "Refused if the key exists: times of access are not kept."),
     CommandSpec::data("object|refcount", 3, object_refcount)
         .args("key")
         .flags(&[Readonly])
@@ -91,6 +121,75 @@ fn exists(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> 
     Ok(Done::Done)
 }
 
+fn rename(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    move_key(ctx, args, true)?;
+    ctx.reply.ok();
+    Ok(Done::Done)
+}
+
+fn renamenx(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    let moved = move_key(ctx, args, false)?;
+    ctx.reply.integer(i64::from(moved));
+    Ok(Done::Done)
+}
+
+/// Gives a key another name, over what has it if `over`; whether it did.
+fn move_key(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, over: bool) -> Result<bool, CommandError> {
+    let ((hash, key), new_key) = (ctx.first(args), args.get(2));
+    let (value, expiry) = held(ctx, hash, key).ok_or(CommandError::NoSuchKey)?;
+    let new_hash = ctx.store.hash(new_key);
+    if key == new_key || (!over && ctx.exists(new_hash, new_key)) {
+        return Ok(false);
+    }
+    ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::RenameTo);
+    ctx.delete(hash, key, Event::RenameFrom);
+    Ok(true)
+}
+
+fn copy(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    let mut replace = false;
+    let mut i = 3;
+    while i < args.len() {
+        let word = args.get(i);
+        if word.eq_ignore_ascii_case(b"REPLACE") {
+            replace = true;
+        } else if word.eq_ignore_ascii_case(b"DB") && i + 1 < args.len() {
+            i += 1;
+            let index = i32::try_from(integer(args.get(i))?).map_err(|_| CommandError::NotIn32Bits)?;
+            if index != 0 {
+                return Err(CommandError::InvalidDatabase);
+            }
+        } else {
+            return Err(CommandError::Syntax);
+        }
+        i += 1;
+    }
+    let ((hash, key), new_key) = (ctx.first(args), args.get(2));
+    if key == new_key {
+        return Err(CommandError::SameObject);
+    }
+    let source = held(ctx, hash, key);
+    let new_hash = ctx.store.hash(new_key);
+    let source = source.filter(|_| !ctx.exists(new_hash, new_key) || replace);
+    let copied = source.is_some();
+    if let Some((value, expiry)) = source {
+        ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::CopyTo);
+    }
+    ctx.reply.integer(i64::from(copied));
+    Ok(Done::Done)
+}
+
+/// Value and expiry of a key; a big value is shared.
+fn held(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8]) -> Option<(Bytes, Option<Wall>)> {
+    ctx.read(hash, key, |entry, _| {
+        let value = match entry.value() {
+            Value::Bytes(bytes) => Bytes::copy_from_slice(bytes),
+            Value::Shared(bytes) => bytes.clone(),
+        };
+        (value, entry.expiry())
+    })
+}
+
 fn type_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
     let name = ctx.read(hash, key, |entry, _| entry.value().type_name());
@@ -119,6 +218,25 @@ fn object_encoding(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, Comma
         Some(encoding) => ctx.reply.bulk(encoding.as_bytes()),
         None => ctx.reply.null(),
     }
+    Ok(Done::Done)
+}
+
+fn object_freq(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    not_kept(ctx, args, CommandError::NoFrequency)
+}
+
+fn object_idletime(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    not_kept(ctx, args, CommandError::NoIdleTime)
+}
+
+/// Refuses what is asked of a key that exists.
+fn not_kept(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, error: CommandError) -> Result<Done, CommandError> {
+    let key = args.get(2);
+    let hash = ctx.hash_first(key);
+    if ctx.exists(hash, key) {
+        return Err(error);
+    }
+    ctx.reply.null();
     Ok(Done::Done)
 }
 

@@ -7,7 +7,7 @@ use crate::command::CommandError;
 use crate::command::context::{Ctx, Done};
 use crate::command::glob::glob_matches;
 use crate::command::spec::Flag::{Loading, Stale};
-use crate::command::spec::{Category, CommandSpec, Flag, Group, Keys};
+use crate::command::spec::{Category, CommandSpec, Flag, Group, KeyUse, Keys};
 use crate::command::table::{all, find, find_spec, keys_of};
 use crate::resp::{Args, Reply};
 
@@ -112,10 +112,11 @@ fn command_getkeys(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, Comma
 fn command_getkeysandflags(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let (spec, request) = quoted_request(args)?;
     ctx.reply.array(keys_of(spec, &request).count());
-    for key in keys_of(spec, &request) {
+    for (i, key) in keys_of(spec, &request).enumerate() {
+        let usage = if i == 0 { spec.keys.usage } else { spec.keys.others };
         ctx.reply.array(2);
         ctx.reply.bulk(key);
-        write_set(&mut ctx.reply, spec.keys.usage.flags().iter().copied());
+        write_set(&mut ctx.reply, usage.flags().iter().copied());
     }
     Ok(Done::Done)
 }
@@ -182,7 +183,7 @@ fn by_full_name(name: &[u8]) -> Option<&'static CommandSpec> {
 
 /// The ten elements of one command.
 fn write_details(reply: &mut Reply<'_>, spec: &CommandSpec) {
-    let Keys { first, last, step, usage } = spec.keys;
+    let Keys { first, last, step, usage, others } = spec.keys;
     reply.array(10);
     reply.bulk(spec.name.as_bytes());
     reply.integer(spec.arity.into());
@@ -198,14 +199,15 @@ fn write_details(reply: &mut Reply<'_>, spec: &CommandSpec) {
     } else {
         // A last key given by its distance from the first, or from the end.
         let last = if last < 0 { i64::from(last) } else { i64::from(last) - i64::from(first) };
-        reply.set(1);
-        reply.map(3);
-        reply.bulk(b"flags");
-        write_set(reply, usage.flags().iter().copied());
-        reply.bulk(b"begin_search");
-        write_search(reply, "index", &[("index", first.into())]);
-        reply.bulk(b"find_keys");
-        write_search(reply, "range", &[("lastkey", last), ("keystep", step.into()), ("limit", 0)]);
+        if usage == others {
+            reply.set(1);
+            write_keys(reply, usage, first.into(), last, step.into());
+        } else {
+            reply.set(2);
+            write_keys(reply, usage, first.into(), 0, step.into());
+            let last = if last < 0 { last } else { last - i64::from(step) };
+            write_keys(reply, others, i64::from(first) + i64::from(step), last, step.into());
+        }
     }
     // Redis sends no subcommands as an empty set, and some as an array.
     if spec.subs.is_empty() {
@@ -214,6 +216,17 @@ fn write_details(reply: &mut Reply<'_>, spec: &CommandSpec) {
         reply.array(spec.subs.len())
     }
     spec.subs.iter().for_each(|sub| write_details(reply, sub));
+}
+
+/// One key specification.
+fn write_keys(reply: &mut Reply<'_>, usage: KeyUse, first: i64, last: i64, step: i64) {
+    reply.map(3);
+    reply.bulk(b"flags");
+    write_set(reply, usage.flags().iter().copied());
+    reply.bulk(b"begin_search");
+    write_search(reply, "index", &[("index", first)]);
+    reply.bulk(b"find_keys");
+    write_search(reply, "range", &[("lastkey", last), ("keystep", step), ("limit", 0)]);
 }
 
 /// One half of a key specification.

@@ -1,4 +1,4 @@
-//! Commands over all keys: SCAN, KEYS, the keys of a slot, DBSIZE, FLUSHALL.
+//! Commands over all keys: SCAN, KEYS, the keys of a slot, RANDOMKEY, DBSIZE, FLUSHALL.
 //!
 //! What looks at many keys runs in slices, so that the lock is never held long: first the keys are collected, then the reply,
 //! whose head needs their number, is written, both a few thousand keys at a time.
@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use crate::command::context::{Ctx, Done};
+use crate::command::context::{Ctx, Done, Sliced};
 use crate::command::glob::glob_matches;
 use crate::command::number::{Decimal, integer};
 use crate::command::spec::Category::{Dangerous, Keyspace};
@@ -42,6 +42,10 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .tips(&["request_policy:all_shards", "nondeterministic_output_order"])
         .doc(Group::Generic, "1.0.0", "Returns all keys that match a pattern.")
         .acl(&[Keyspace, Dangerous]),
+    CommandSpec::data("randomkey", 1, randomkey)
+        .flags(&[Readonly])
+        .tips(&["request_policy:all_shards", "response_policy:special", "nondeterministic_output"])
+        .doc(Group::Generic, "1.0.0", "Returns one of the keys by chance."),
     CommandSpec::data("flushall", -1, flush)
         .args("[ASYNC | SYNC]")
         .flags(&[Write])
@@ -129,9 +133,9 @@ fn walk(
     plan: Plan<impl Fn(&Entry<'_>) -> bool>,
     head: impl FnOnce(&mut Reply<'_>, &Walk),
 ) -> Done {
-    let mut walk = match ctx.slice.walk.take() {
-        Some(walk) => walk,
-        None => Walk { cursor: plan.from, ..Walk::default() },
+    let mut walk = match ctx.slice.under_way.take() {
+        Some(Sliced::Walk(walk)) => walk,
+        _ => Walk { cursor: plan.from, ..Walk::default() },
     };
     let collects = matches!(walk.phase, Phase::Collect);
     let done = if collects && !walk.collect(ctx, &plan) {
@@ -144,7 +148,7 @@ fn walk(
         walk.write(ctx)
     };
     if done == Done::More {
-        ctx.slice.walk = Some(walk);
+        ctx.slice.under_way = Some(Sliced::Walk(walk));
     }
     done
 }
@@ -261,6 +265,23 @@ fn get_keys_in_slot(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, Comm
 
 fn slot_number(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|&number| number < SLOTS)
+}
+
+/// Expired keys that RANDOMKEY meets before it says that there is none.
+const EXPIRED_MAX: usize = 100;
+
+fn randomkey(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {
+    for _ in 0..EXPIRED_MAX {
+        let chosen = ctx.store.choose(ctx.chance.next_u64(), ctx.chance.next_u64());
+        let Some(key) = chosen.map(|entry| entry.key().to_vec()) else { break };
+        let hash = ctx.store.hash(&key);
+        if ctx.exists(hash, &key) {
+            ctx.reply.bulk(&key);
+            return Ok(Done::Done);
+        }
+    }
+    ctx.reply.null();
+    Ok(Done::Done)
 }
 
 fn dbsize(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {

@@ -13,10 +13,12 @@
 mod context;
 mod error;
 mod expiry;
+mod float;
 mod generic;
 mod glob;
 mod introspect;
 mod keyspace;
+mod lcs;
 mod number;
 mod server;
 mod session;

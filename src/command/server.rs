@@ -1,12 +1,14 @@
-//! Commands about the server that need nothing but the clock and the store.
+//! Commands about the server, most of which need nothing but the clock and the store.
 
-use crate::command::CommandError;
 use crate::command::context::{Ctx, Done};
 use crate::command::introspect::{HELP_FLAGS, help};
 use crate::command::number::{Decimal, integer};
 use crate::command::spec::Flag::{Fast, Loading, Readonly, Stale};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
+use crate::command::{CommandError, SessionCommand};
 use crate::resp::Args;
+
+const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
 pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("echo", 2, echo).args("message").flags(&[Loading, Stale, Fast]).doc(
@@ -14,7 +16,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
         "1.0.0",
         "Returns the given string.",
     ),
-    CommandSpec::data("time", 1, time).flags(&[Loading, Stale, Fast]).tips(&["nondeterministic_output"]).doc(
+    CommandSpec::data("time", 1, time).flags(&[Loading, Stale, Fast]).tips(NONDETERMINISTIC).doc(
         Group::Server,
         "2.6.0",
         "Returns the time by which keys expire: Unix seconds, and microseconds in them.",
@@ -23,6 +25,16 @@ pub(super) const ROWS: &[CommandSpec] = &[
 ];
 
 const MEMORY: &[CommandSpec] = &[
+    CommandSpec::session("memory|doctor", 2, SessionCommand::MemoryDoctor).tips(NONDETERMINISTIC).doc(
+        Group::Server,
+        "4.0.0",
+        "Returns what looks wrong with the memory of this node.",
+    ),
+    CommandSpec::session("memory|stats", 2, SessionCommand::MemoryStats).tips(NONDETERMINISTIC).doc(
+        Group::Server,
+        "4.0.0",
+        "Returns where the memory of this node is.",
+    ),
     CommandSpec::data("memory|usage", -3, memory_usage)
         .args("key [SAMPLES count]")
         .flags(&[Readonly])

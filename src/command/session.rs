@@ -41,6 +41,8 @@ pub enum SessionCommand {
     Failover,
     Hello,
     Info,
+    MemoryDoctor,
+    MemoryStats,
     Ping,
     Quit,
     Readonly,

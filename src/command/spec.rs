@@ -299,30 +299,38 @@ pub struct Keys {
     pub last: i8,
     /// Distance between keys.
     pub step: u8,
-    /// What is done with each of them.
+    /// What is done with the first.
     pub usage: KeyUse,
+    /// What is done with the others.
+    pub others: KeyUse,
 }
 
 impl Keys {
     /// No keys.
-    pub const NONE: Keys = Keys { first: 0, last: 0, step: 0, usage: KeyUse::Inspect };
+    pub const NONE: Keys = Keys { first: 0, last: 0, step: 0, usage: KeyUse::Inspect, others: KeyUse::Inspect };
 
     /// One key, the first argument.
     #[must_use]
     pub const fn one(usage: KeyUse) -> Keys {
-        Keys { first: 1, last: 1, step: 1, usage }
+        Keys { first: 1, last: 1, step: 1, usage, others: usage }
     }
 
     /// One key, the first argument of a subcommand.
     #[must_use]
     pub const fn of_sub(usage: KeyUse) -> Keys {
-        Keys { first: 2, last: 2, step: 1, usage }
+        Keys { first: 2, last: 2, step: 1, usage, others: usage }
     }
 
     /// Every argument, or every `step`-th from the first.
     #[must_use]
     pub const fn all(step: u8, usage: KeyUse) -> Keys {
-        Keys { first: 1, last: -1, step, usage }
+        Keys { first: 1, last: -1, step, usage, others: usage }
+    }
+
+    /// Two keys, the first two arguments.
+    #[must_use]
+    pub const fn two(usage: KeyUse, others: KeyUse) -> Keys {
+        Keys { first: 1, last: 2, step: 1, usage, others }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Strings: the values of this store.
 //!
-//! Every effect is absolute: INCR logs the sum, APPEND where the bytes go, SET … EX when the key ends. Not here: INCRBYFLOAT
-//! (Redis computes it in 80-bit floats, whose digits we could not reproduce), LCS, bitmaps.
+//! Every effect is absolute: INCR logs the sum, APPEND where the bytes go, SET … EX when the key ends. SET … IFEQ and DELIFEQ are
+//! Valkey's compare-and-set. Not here: LCS (lcs), bitmaps (bits).
 
 use crate::base::clock::Wall;
 use crate::base::limits::VALUE_BYTES_MAX;
 use crate::command::context::{Ctx, Done, reply_value, value_of};
+use crate::command::float::LongDouble;
 use crate::command::number::{Decimal, integer};
 use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
@@ -22,7 +23,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
         "Returns the string value of a key.",
     ),
     CommandSpec::data("set", -3, set)
-        .args("key value [NX | XX] [GET] [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL]")
+        .args("key value [NX | XX | IFEQ value] [GET] [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL]")
         .flags(&[Write, DenyOom])
         .keys(Keys::one(KeyUse::UpdateBySome))
         .doc(
@@ -54,6 +55,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         Group::String,
         "6.2.0",
         "Returns the string value of a key after deleting the key.",
+    ),
+    CommandSpec::data("delifeq", 3, delifeq).args("key value").flags(&[Write, Fast]).keys(Keys::one(KeyUse::Take)).doc(
+        Group::String,
+        "9.0.0",
+        "Deletes a key if it holds that string value (Valkey's command).",
     ),
     CommandSpec::data("getex", -2, getex)
         .args("key [EX s | PX ms | EXAT unix-s | PXAT unix-ms | PERSIST]")
@@ -127,6 +133,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Write, DenyOom, Fast])
         .keys(Keys::one(KeyUse::Update))
         .doc(Group::String, "1.0.0", "Decrements the integer value of a key; an absent key counts as 0."),
+    CommandSpec::data("incrbyfloat", 3, incrbyfloat)
+        .args("key increment")
+        .flags(&[Write, DenyOom, Fast])
+        .keys(Keys::one(KeyUse::Update))
+        .doc(Group::String, "2.6.0", "Increments the floating point value of a key; an absent key counts as 0."),
 ];
 
 /// The bytes of a string value: where the types to come are refused.
@@ -170,6 +181,7 @@ fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let expiry = options.ttl.expiry(args, ctx.clock, "set")?;
     let held = if options.get { reply_string(ctx, hash, key)? } else { ctx.read(hash, key, |entry, _| entry.expiry()) };
     let wanted = match options.only {
+        Only::IfEqual(arg) => equals(ctx, hash, key, args.get(arg))?,
         Only::Always => true,
         Only::IfAbsent => held.is_none(),
         Only::IfPresent => held.is_some(),
@@ -184,6 +196,12 @@ fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
         (false, false) => ctx.reply.null(),
     }
     Ok(Done::Done)
+}
+
+/// Whether the key holds that string.
+fn equals(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8], value: &[u8]) -> Result<bool, CommandError> {
+    let equal = ctx.read(hash, key, |entry, _| string(entry.value()).map(|held| held == value));
+    Ok(equal.transpose()?.unwrap_or(false))
 }
 
 /// Sets the key, or deletes what is there if the expiry has passed already.
@@ -245,6 +263,16 @@ fn getdel(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> 
     if reply_string(ctx, hash, key)?.is_some() {
         ctx.delete(hash, key, Event::Del);
     }
+    Ok(Done::Done)
+}
+
+fn delifeq(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    let (hash, key) = ctx.first(args);
+    let equal = equals(ctx, hash, key, args.get(2))?;
+    if equal {
+        ctx.delete(hash, key, Event::Del);
+    }
+    ctx.reply.integer(i64::from(equal));
     Ok(Done::Done)
 }
 
@@ -434,6 +462,20 @@ fn add(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, increment: i64) -> Result<Done, C
     Ok(Done::Done)
 }
 
+fn incrbyfloat(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    let (hash, key) = ctx.first(args);
+    let held = ctx.read(hash, key, |entry, _| {
+        let number = LongDouble::parse(string(entry.value())?).ok_or(CommandError::NotFloat)?;
+        Ok((number, entry.expiry()))
+    });
+    let (number, expiry) = held.transpose()?.unwrap_or((LongDouble::ZERO, None));
+    let increment = LongDouble::parse(args.get(2)).ok_or(CommandError::NotFloat)?;
+    let text = number.sum(increment).ok_or(CommandError::NotFinite)?.text();
+    ctx.put(hash, key, ValueRef::Slice(text.as_bytes()), expiry, Event::IncrByFloat);
+    ctx.reply.bulk(text.as_bytes());
+    Ok(Done::Done)
+}
+
 /// Whose options are read: SET and GETEX share most of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepts {
@@ -447,6 +489,8 @@ enum Only {
     Always,
     IfAbsent,
     IfPresent,
+    /// If the key holds the argument of that number.
+    IfEqual(usize),
 }
 
 /// What becomes of the expiry. The number is parsed after all options were, as in Redis.
@@ -490,18 +534,22 @@ impl Options {
             let word = args.get(i);
             let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
             let set = accepts == Accepts::Set;
+            let more = i + 1 < args.len();
             let untimed = matches!(options.ttl, Ttl::Unsaid);
-            if set && is(b"NX") && !matches!(options.only, Only::IfPresent) {
+            if set && is(b"NX") && matches!(options.only, Only::Always | Only::IfAbsent) {
                 options.only = Only::IfAbsent;
-            } else if set && is(b"XX") && !matches!(options.only, Only::IfAbsent) {
+            } else if set && is(b"XX") && matches!(options.only, Only::Always | Only::IfPresent) {
                 options.only = Only::IfPresent;
+            } else if set && is(b"IFEQ") && more && matches!(options.only, Only::Always) {
+                i += 1;
+                options.only = Only::IfEqual(i);
             } else if set && is(b"GET") {
                 options.get = true;
             } else if set && is(b"KEEPTTL") && (untimed || matches!(options.ttl, Ttl::Keep)) {
                 options.ttl = Ttl::Keep;
             } else if !set && is(b"PERSIST") && (untimed || matches!(options.ttl, Ttl::Persist)) {
                 options.ttl = Ttl::Persist;
-            } else if let (Some((unit_ms, from_now)), true) = (ttl_form(word), i + 1 < args.len()) {
+            } else if let (Some((unit_ms, from_now)), true) = (ttl_form(word), more) {
                 // The same form may be given again, and the last one counts; two forms exclude each other.
                 let again =
                     matches!(options.ttl, Ttl::At { unit_ms: u, from_now: f, .. } if (u, f) == (unit_ms, from_now));

@@ -5,12 +5,20 @@
 //! only bytes that become `l`; a test keeps other characters out of command names.
 
 use crate::command::spec::CommandSpec;
-use crate::command::{CommandError, expiry, generic, introspect, keyspace, server, session, string};
+use crate::command::{CommandError, expiry, generic, introspect, keyspace, lcs, server, session, string};
 use crate::resp::Args;
 
 /// The families in the order in which COMMAND lists them.
-const FAMILIES: &[&[CommandSpec]] =
-    &[string::ROWS, generic::ROWS, expiry::ROWS, keyspace::ROWS, server::ROWS, introspect::ROWS, session::ROWS];
+const FAMILIES: &[&[CommandSpec]] = &[
+    string::ROWS,
+    lcs::ROWS,
+    generic::ROWS,
+    expiry::ROWS,
+    keyspace::ROWS,
+    server::ROWS,
+    introspect::ROWS,
+    session::ROWS,
+];
 
 /// Every command; subcommands are in their container's row.
 pub fn all() -> impl Iterator<Item = &'static CommandSpec> + Clone {

@@ -198,6 +198,7 @@ impl Keeper {
                     clock: if on_keys { self.clock } else { now.wall },
                     expire,
                     first_key,
+                    chance: &mut self.rng,
                     slice: &mut session.slice,
                     emitted: 0,
                 };

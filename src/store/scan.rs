@@ -39,6 +39,21 @@ impl Store {
         }
         from >> HASH_SHIFT << GROUP_BITS
     }
+
+    /// The key that two random numbers name, about equally likely for each; `None` if there is none. Costs a segment.
+    #[must_use]
+    pub fn choose(&self, segment: u64, key: u64) -> Option<Entry<'_>> {
+        let mut from = segment;
+        while !self.is_empty() {
+            let visit = self.space.visit(from);
+            let keys = visit.segment.table.len();
+            if keys > 0 {
+                return visit.segment.table.iter().nth((key % keys as u64) as usize).map(|entry| entry.as_entry());
+            }
+            from = visit.end.unwrap_or(0);
+        }
+        None
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +100,22 @@ mod tests {
             let next = store.scan(cursor, 1, &mut |_| {});
             assert!(next < 1 << 53);
         }
+    }
+
+    #[test]
+    fn each_key_is_chosen_about_equally_often() {
+        use crate::base::jitter::Jitter;
+        let (mut store, mut chance) = (Store::new(HashKey([1; 16])), Jitter::new(7));
+        assert!(store.choose(0, 0).is_none());
+        (0..2_000).for_each(|key| put(&mut store, key));
+        let mut counts = BTreeMap::<u32, u32>::new();
+        for _ in 0..100_000 {
+            let entry = store.choose(chance.next_u64(), chance.next_u64()).expect("there are keys");
+            *counts.entry(u32::from_le_bytes(entry.key().try_into().unwrap())).or_default() += 1;
+        }
+        assert_eq!(counts.len(), 2_000);
+        let (least, most) = (counts.values().min().unwrap(), counts.values().max().unwrap());
+        assert!(*least > 10 && *most < 150, "50 expected of each, {least} to {most} seen");
     }
 
     proptest! {

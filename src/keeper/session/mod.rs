@@ -2,7 +2,7 @@
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
 //! The commands are in one file per family: `admin`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
-//! status) and `wait`;
+//! status), `memory` and `wait`;
 //! `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
 //! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, MULTI, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod handover;
 mod info;
+mod memory;
 mod view;
 mod wait;
 
@@ -231,6 +232,8 @@ impl Keeper {
             SessionCommand::ClusterSlots => self.cluster_slots(now, &mut reply),
             SessionCommand::ConfigGet => self.config_get(args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
+            SessionCommand::MemoryDoctor => self.memory_doctor(&mut reply),
+            SessionCommand::MemoryStats => self.memory_stats(&mut reply),
             SessionCommand::Role => self.role_command(now, &mut reply),
             SessionCommand::DataKeeperHandover => self.handover_command(now, args, &mut reply, fx),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
