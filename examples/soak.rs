@@ -19,6 +19,8 @@ mod dice;
 mod faults;
 #[path = "../tests/sim/history.rs"]
 mod history;
+#[path = "../tests/support/linearizable.rs"]
+mod linearizable;
 #[path = "../tests/sim/network.rs"]
 mod network;
 #[path = "../tests/sim/runner.rs"]

@@ -2,7 +2,7 @@
 //! and with nothing but names and addresses on their command lines.
 //!
 //! Also here: what a node that was away for a while goes through, big values, and what happens without ZooKeeper. Not here: the
-//! loss of a leader (`failover.rs`), hostile clients (`hostile.rs`), wrong configurations (`faces.rs`).
+//! loss of a leader (`faults/`), hostile clients (`hostile.rs`), wrong configurations (`faces.rs`).
 
 mod support;
 

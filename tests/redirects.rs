@@ -4,7 +4,7 @@
 //! redis-rs's blocking cluster client (1.8) takes part in handovers only: when a node whose connection it has kept has ended, it fails each
 //! refresh of its slots that happens to ask there, with any cluster.
 //!
-//! What is lost (nothing) is `failover.rs`'s business; here it is what clients are told.
+//! What is lost (nothing) is `faults/`'s business; here it is what clients are told.
 
 mod support;
 

@@ -12,57 +12,9 @@ use datakeeper::keeper::Next;
 use datakeeper::resp::{Batch, Output};
 
 use crate::clock::{MS, US};
+use crate::linearizable::{Answer, Call, Op};
 use crate::setup::Lie;
 use crate::world::{What, World};
-
-/// What a client asked of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// SET, alone or as part of MSET.
-    Set(Vec<u8>),
-    /// SET with PX: the value may vanish by itself.
-    SetPx(Vec<u8>),
-    /// GET.
-    Get,
-    /// DEL.
-    Del,
-    /// INCR.
-    Incr,
-    /// APPEND.
-    Append(Vec<u8>),
-    /// FLUSHALL, as each key sees it.
-    Flush,
-}
-
-/// What it was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing (yet): it may have happened, or may still.
-    Unknown,
-    /// It was not executed.
-    Refused,
-    /// A replica answered: not part of the history of the leader.
-    ByReplica,
-    /// +OK.
-    Done,
-    /// A value, or none.
-    Value(Option<Vec<u8>>),
-    /// A number.
-    Number(i64),
-}
-
-/// One operation on one key.
-#[derive(Clone, Debug)]
-pub struct Op {
-    pub client: usize,
-    pub key: Vec<u8>,
-    pub call: Call,
-    /// Step at which it was sent.
-    pub invoked: u64,
-    /// Step at which its reply arrived; `u64::MAX` without one.
-    pub returned: u64,
-    pub answer: Answer,
-}
 
 /// One command of a request.
 #[derive(Clone, Debug)]

@@ -19,6 +19,8 @@ mod dice;
 mod faults;
 mod history;
 mod lies;
+#[path = "../support/linearizable.rs"]
+mod linearizable;
 mod network;
 mod runner;
 mod seeds;

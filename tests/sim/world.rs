@@ -16,11 +16,12 @@ use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::shell::coordination::model::SessionId;
 
 use crate::checks::{Checks, View};
-use crate::clients::{Client, ClientConn, Op};
+use crate::clients::{Client, ClientConn};
 use crate::clock::{Clock, MS, US};
 use crate::coordinator::{Seat, Service};
 use crate::coverage::Coverage;
 use crate::dice::Dice;
+use crate::linearizable::Op;
 use crate::network::Conn;
 use crate::setup::{Lie, Setup};
 

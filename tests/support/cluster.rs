@@ -152,9 +152,23 @@ impl Process {
         self.child.take().expect("it ran").wait().expect("our child");
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP; returns when no thread runs any more.
+    ///
+    /// # Panics
+    /// If one goes on running.
     pub fn freeze(&self) {
         signal(self.pid(), libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(PATIENCE, "every thread stops", || {
+            for task in fs::read_dir(&tasks).expect("threads of a running process") {
+                let stat = fs::read_to_string(task.expect("a thread").path().join("stat")).unwrap_or_default();
+                // The state follows the name, which is in parentheses.
+                if stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('T')) {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        });
     }
 
     /// SIGCONT.
@@ -167,12 +181,17 @@ impl Process {
         signal(self.pid(), libc::SIGINT);
     }
 
+    /// SIGTERM.
+    pub fn ask_to_end(&self) {
+        signal(self.pid(), libc::SIGTERM);
+    }
+
     /// SIGTERM; returns how the process ended.
     ///
     /// # Panics
     /// If it does not end.
     pub fn terminate(&mut self) -> ExitStatus {
-        signal(self.pid(), libc::SIGTERM);
+        self.ask_to_end();
         self.wait()
     }
 

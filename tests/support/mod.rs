@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod linearizable;
 pub mod tools;
 pub mod tripwire;
 pub mod valve;

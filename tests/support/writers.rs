@@ -29,13 +29,17 @@ pub struct Load {
     pub connections: usize,
     /// Writes that each of them has in flight.
     pub pipeline: u64,
+    /// Between a reply and the next writes.
+    pub pause: Duration,
 }
 
 impl Load {
     /// What a crash has to hit.
-    pub const HEAVY: Load = Load { connections: 8, pipeline: 16 };
+    pub const HEAVY: Load = Load { connections: 8, pipeline: 16, pause: Duration::ZERO };
     /// Enough to notice when writes are not answered.
-    pub const LIGHT: Load = Load { connections: 2, pipeline: 2 };
+    pub const LIGHT: Load = Load { connections: 2, pipeline: 2, pause: Duration::ZERO };
+    /// So many per second that half a minute of them still fits.
+    pub const STEADY: Load = Load { connections: 8, pipeline: 8, pause: Duration::from_millis(5) };
 }
 
 /// Keys of a writer that are written again and again.
@@ -43,12 +47,12 @@ const HOT_KEYS: u64 = 64;
 /// Between two tries of a client that was refused.
 pub const RETRY: Duration = Duration::from_millis(5);
 /// A node that does not answer for so long is left; the outcome is unknown then.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Keys per MGET when what was told is checked.
 const KEYS_PER_READ: usize = 500;
 
 /// Errors that promise: not executed.
-const REFUSALS: &[&str] = &["MOVED ", "LOADING ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS "];
+pub const REFUSALS: &[&str] = &["MOVED ", "LOADING ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS "];
 
 /// What was told about one key.
 #[derive(Clone, Debug, Default)]
@@ -123,8 +127,7 @@ impl Writers {
         let shared = Arc::new(Shared::default());
         let writer = |number: usize| {
             let (shared, nodes, prefix) = (Arc::clone(&shared), nodes.to_vec(), format!("{run}:{number}"));
-            let pipeline = load.pipeline;
-            let writer = Writer { shared, nodes, prefix, pipeline, next: 0, target: 0, told: Story::default() };
+            let writer = Writer { shared, nodes, prefix, load, next: 0, target: 0, told: Story::default() };
             std::thread::spawn(move || writer.run())
         };
         Writers { threads: (0..load.connections).map(writer).collect(), shared: Arc::clone(&shared) }
@@ -174,7 +177,7 @@ struct Writer {
     shared: Arc<Shared>,
     nodes: Vec<SocketAddr>,
     prefix: String,
-    pipeline: u64,
+    load: Load,
     /// Number of the next write.
     next: u64,
     /// Place of the node to write to.
@@ -215,8 +218,8 @@ impl Writer {
             if self.is_over() {
                 return;
             }
-            let numbers: Vec<u64> = (self.next..self.next + self.pipeline).collect();
-            self.next += self.pipeline;
+            let numbers: Vec<u64> = (self.next..self.next + self.load.pipeline).collect();
+            self.next += self.load.pipeline;
             let mut bytes = Vec::new();
             for number in &numbers {
                 encode(&["SET", &self.key(*number), &number.to_string()], &mut bytes);
@@ -249,14 +252,15 @@ impl Writer {
             }
             self.count(acked);
             if let Some(text) = refused {
-                let place = |addr: &str| self.nodes.iter().position(|node| node.to_string() == addr);
-                let moved = text.strip_prefix("MOVED ").and_then(|rest| place(rest.split(' ').nth(1)?));
-                self.target = moved.unwrap_or((self.target + 1) % self.nodes.len());
+                self.target = moved_to(&text, &self.nodes).unwrap_or((self.target + 1) % self.nodes.len());
                 return;
             }
             if !alive {
                 self.target = (self.target + 1) % self.nodes.len();
                 return;
+            }
+            if !self.load.pause.is_zero() {
+                std::thread::park_timeout(self.load.pause);
             }
         }
     }
@@ -286,6 +290,13 @@ impl Writer {
             acks.pop_front();
         }
     }
+}
+
+/// The node that a redirect names, by its place.
+#[must_use]
+pub fn moved_to(error: &str, nodes: &[SocketAddr]) -> Option<usize> {
+    let addr = error.strip_prefix("MOVED ")?.split(' ').nth(1)?;
+    nodes.iter().position(|node| node.to_string() == addr)
 }
 
 /// How long it takes from `since` until one of the nodes answers OK to a write, each of them tried every [`RETRY`]; none if it takes
