@@ -425,8 +425,8 @@ impl Keeper {
                     state.epoch, state.change.by, self.highest
                 );
                 self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
-            } else if read.confirmed || known.is_some_and(|k| k.state.dataset != state.dataset) {
-                // An unconfirmed one may just be late, but not with other data.
+            } else {
+                // An unconfirmed one may just be late: a confirmed one tells.
                 fx.push(Effect::coord(CoordRequest::Confirm));
             }
             return;
