@@ -34,7 +34,7 @@ fn orders() -> Vec<[Does; 4]> {
 
 /// 4. A lease that counts from the receipt of the old acknowledgements, or a role that is not looked up again, answers stale reads.
 #[test]
-fn i04_a_leader_that_slept_ten_seconds_answers_no_stale_read_in_whichever_order_it_goes_on() {
+pub fn i04_a_leader_that_slept_ten_seconds_answers_no_stale_read_in_whichever_order_it_goes_on() {
     let mut late_acks = 0;
     for order in orders() {
         let mut world = cluster();
@@ -80,7 +80,7 @@ fn i04_a_leader_that_slept_ten_seconds_answers_no_stale_read_in_whichever_order_
 
 /// 15. Acknowledgements are lost, heartbeats arrive: the member goes on promising. The leader takes it out and hangs up.
 #[test]
-fn i15_a_member_whose_acknowledgements_are_lost_is_taken_out_and_its_link_closed() {
+pub fn i15_a_member_whose_acknowledgements_are_lost_is_taken_out_and_its_link_closed() {
     let mut world = cluster();
     world.stop(1, 0);
     let mut write = world.write(0, "k", "new");
@@ -97,7 +97,7 @@ fn i15_a_member_whose_acknowledgements_are_lost_is_taken_out_and_its_link_closed
 
 /// 15, the other direction: the member hears nothing and stands; it is out by then, and deposes nobody.
 #[test]
-fn i15_a_member_that_hears_nothing_stands_too_late_and_deposes_nobody() {
+pub fn i15_a_member_that_hears_nothing_stands_too_late_and_deposes_nobody() {
     let mut world = cluster();
     world.stop(0, 1);
     world.unserve(&[1]);
@@ -114,7 +114,7 @@ fn i15_a_member_that_hears_nothing_stands_too_late_and_deposes_nobody() {
 
 /// 15, without a way to change the set: were the link not closed, the promise that helps nobody would never end.
 #[test]
-fn i15_a_promise_that_the_leader_cannot_use_ends_because_it_hangs_up() {
+pub fn i15_a_promise_that_the_leader_cannot_use_ends_because_it_hangs_up() {
     let mut world = cluster_of(2, |_, _| {});
     world.stop(1, 0);
     world.unserve(&[0]);
@@ -133,7 +133,7 @@ fn i15_a_promise_that_the_leader_cannot_use_ends_because_it_hangs_up() {
 
 /// 20. The new leader's wall clock is two seconds behind: what a read saw as expired must not come back.
 #[test]
-fn i20_what_a_read_saw_as_expired_stays_so_at_a_leader_whose_clock_is_behind() {
+pub fn i20_what_a_read_saw_as_expired_stays_so_at_a_leader_whose_clock_is_behind() {
     let mut world = crate::support::world::World::new(3);
     world.wall_ahead_ms.insert(0, 2_000);
     for i in 0..3 {
@@ -157,7 +157,7 @@ fn i20_what_a_read_saw_as_expired_stays_so_at_a_leader_whose_clock_is_behind() {
 
 /// 20. A read that deletes an expired key is answered once that is acknowledged: until then the key could come back.
 #[test]
-fn i20_a_read_that_saw_a_key_expire_waits_until_that_is_certain() {
+pub fn i20_a_read_that_saw_a_key_expire_waits_until_that_is_certain() {
     let mut world = cluster();
     assert_eq!(world.ask(0, &["SET", "e", "v", "PX", "100"]), "+OK\r\n");
     world.run(99);
@@ -173,7 +173,7 @@ fn i20_a_read_that_saw_a_key_expire_waits_until_that_is_certain() {
 
 /// 21. The leader's machine was suspended: its clock has counted that, and the first thing it does is not to answer a read.
 #[test]
-fn i21_the_first_read_after_a_suspension_is_not_answered_from_before_it() {
+pub fn i21_the_first_read_after_a_suspension_is_not_answered_from_before_it() {
     let mut world = cluster();
     world.unserve(&[0]);
     world.sleep(0);
@@ -189,7 +189,7 @@ fn i21_the_first_read_after_a_suspension_is_not_answered_from_before_it() {
 
 /// 21. Steps of the wall clock, forth and back: no lease and no promise notices.
 #[test]
-fn i21_steps_of_the_wall_clock_move_no_lease_and_no_epoch() {
+pub fn i21_steps_of_the_wall_clock_move_no_lease_and_no_epoch() {
     let mut world = cluster();
     for ahead_ms in [3_600_000, 0, 86_400_000, 1_000] {
         for i in 0..3 {

@@ -11,6 +11,8 @@ mod copies;
 mod elections;
 mod handovers;
 mod leases;
+#[cfg(feature = "leave-out-rules")]
+mod left_out;
 mod loss;
 mod service;
 mod sets;

@@ -7,7 +7,7 @@ use crate::{cluster, comes_to_rest, epoch, leads, set};
 
 /// 2. The entry that the removed member lacks would be acknowledged, and it wins the election (R1).
 #[test]
-fn i02_while_a_shrink_is_in_flight_the_member_it_removes_is_waited_for_and_may_win_the_election() {
+pub fn i02_while_a_shrink_is_in_flight_the_member_it_removes_is_waited_for_and_may_win_the_election() {
     let mut world = cluster();
     world.unserve(&[0]);
     world.stop(0, 1);
@@ -29,7 +29,7 @@ fn i02_while_a_shrink_is_in_flight_the_member_it_removes_is_waited_for_and_may_w
 
 /// 2, the reverse: the election is in flight while the shrink that removes the candidate wins.
 #[test]
-fn i02_an_election_in_flight_loses_to_the_shrink_that_removes_the_candidate() {
+pub fn i02_an_election_in_flight_loses_to_the_shrink_that_removes_the_candidate() {
     let mut world = cluster();
     world.unserve(&[0, 1]);
     world.stop(0, 1);
@@ -51,7 +51,7 @@ fn i02_an_election_in_flight_loses_to_the_shrink_that_removes_the_candidate() {
 
 /// 3. The leader does not know that the copy was added; had it not waited for it, the copy would lead without the entry (R1).
 #[test]
-fn i03_a_copy_whose_addition_the_leader_never_learns_leads_with_every_acknowledged_write() {
+pub fn i03_a_copy_whose_addition_the_leader_never_learns_leads_with_every_acknowledged_write() {
     let mut world = cluster();
     world.crash(2);
     world.run_until("n2 is out", 100, |w| w.in_sync() == 2);
@@ -78,4 +78,30 @@ fn i03_a_copy_whose_addition_the_leader_never_learns_leads_with_every_acknowledg
     assert_eq!(world.value(2, "k").as_deref(), Some("of all three"));
     world.run(60);
     assert_eq!(world.value(1, "k").as_deref(), Some("of all three"));
+}
+
+/// 3. It may also be elected before the leader knows of it: a read needs its lease as well.
+#[test]
+pub fn i03_a_copy_whose_addition_the_leader_never_learns_is_needed_for_its_leases() {
+    let mut world = cluster();
+    world.crash(2);
+    world.run_until("n2 is out", 100, |w| w.in_sync() == 2);
+    world.unserve(&[0]);
+    world.start(2);
+    world.run_until("n0 wants n2 in", 500, |w| w.wants(0) == Some(Why::Expand));
+    world.lands(0);
+    world.run(60);
+    world.stop(0, 2);
+    world.stop(2, 0);
+    world.unserve(&[1]);
+    world.run_until("n2 is elected", 700, |w| epoch(w) == 2);
+    assert!(leads(&world, 0) && world.keeper(1).followed_epoch().is_some_and(|e| e.0 == 1), "n0 and n1 do not know");
+    let mut read = world.read(0, "k");
+    world.run(5);
+    assert!(!world.answered(&mut read), "read without the lease of a member: {}", read.reply());
+    world.serve(&[1]);
+    world.run_until("n2 leads", 700, |w| leads(w, 2));
+    world.serve(&[0]);
+    world.heal();
+    comes_to_rest(&mut world, 3, "k", Some("old"));
 }

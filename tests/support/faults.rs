@@ -32,6 +32,7 @@ impl World {
     /// What waits arrives in order, and so does what follows.
     pub fn let_through(&mut self, from: usize, to: usize) {
         self.stopped.remove(&(from, to));
+        self.passing.remove(&(from, to));
         self.flush();
         self.settle();
     }
@@ -47,6 +48,7 @@ impl World {
     /// The network is as it was.
     pub fn heal(&mut self) {
         self.stopped.clear();
+        self.passing.clear();
         self.flush();
         self.settle();
     }

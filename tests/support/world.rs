@@ -3,18 +3,25 @@
 //! Time is virtual and the seed fixed, so that every run is the same run. Faults are what a test asks for by name (`faults`); those
 //! that come by themselves are the simulator's business (`tests/sim`).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use datakeeper::base::clock::{Boot, Now, Wall};
 use datakeeper::base::ids::{ConnId, LinkId};
+use datakeeper::base::rules::LeftOut;
 use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, LinkPoll, Next};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::resp::{Batch, Output};
 use datakeeper::shell::coordination::model::{Client, Fate, Model};
+
+thread_local! {
+    /// What nodes that are started on this thread leave out; only a build with the feature `leave-out-rules` can.
+    pub static LEFT_OUT: Cell<LeftOut> = Cell::default();
+}
 
 pub struct Node {
     /// No two processes have the same number.
@@ -168,6 +175,7 @@ impl World {
         config.chunk_bytes = 256;
         config.started = self.now_of(i).wall;
         (self.tune)(i, &mut config);
+        config.rules = LEFT_OUT.get();
         self.repl_addrs[i].clone_from(&config.repl_addr);
         self.seed += 1;
         self.processes += 1;
