@@ -188,7 +188,7 @@ impl Keeper {
                 if let Some(outcome) = self.pass(now, conn, session, spec, args, gate, out) {
                     return outcome;
                 }
-                session.wait_until = None;
+                let before = out.mark();
                 let on_keys = write || spec.flags.has(Flag::Readonly);
                 let expire = on_keys && self.may_expire();
                 let mut ctx = Ctx {
@@ -204,6 +204,14 @@ impl Keeper {
                 };
                 let result = run(&mut ctx, args);
                 let emitted = ctx.emitted;
+                if write && emitted == 0 && gates.read != Gate::Serve && matches!(result, Ok(Done::Done)) {
+                    // A write that changes nothing is a read: no follower is asked for what it answers, so it needs the lease.
+                    out.rewind(before);
+                    if let Some(outcome) = self.pass(now, conn, session, spec, args, gates.read, out) {
+                        return outcome;
+                    }
+                }
+                session.wait_until = None;
                 if emitted > 0 {
                     *need = self.append(session, spec, args, first_key);
                 } else if on_keys && self.acked < self.log.end() {

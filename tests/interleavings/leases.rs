@@ -207,3 +207,29 @@ pub fn i21_steps_of_the_wall_clock_move_no_lease_and_no_epoch() {
         (1, 3, datakeeper::cluster::state::Why::Expand)
     );
 }
+
+/// A write that finds nothing to do asks no follower: what it answers needs the lease, as a read does.
+#[test]
+fn a_deposed_leader_answers_no_write_that_changes_nothing() {
+    let mut world = cluster();
+    world.isolate(0);
+    world.unserve(&[0]);
+    world.run_until("n1 leads", 1_000, |w| leads(w, 1));
+    set(&mut world, 1, "other", "new");
+    assert!(leads(&world, 0), "n0 knows nothing of it");
+    let calls = [&["DEL", "other"][..], &["GETEX", "other"], &["PERSIST", "other"], &["SET", "other", "x", "XX"]];
+    let mut requests = calls.map(|words| {
+        let conn = world.connect(0);
+        world.request(0, conn, words)
+    });
+    for (words, request) in calls.iter().zip(&mut requests) {
+        assert!(!world.answered(request), "{words:?}: {}", request.reply());
+    }
+    world.run(1_100);
+    for (words, request) in calls.iter().zip(&mut requests) {
+        assert!(world.answered(request) && request.reply().starts_with('-'), "{words:?}: {}", request.reply());
+    }
+    world.serve(&[0]);
+    world.heal();
+    comes_to_rest(&mut world, 3, "other", Some("new"));
+}
