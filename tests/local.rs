@@ -133,3 +133,18 @@ fn nodes_without_acks_of_replicas_and_single_nodes_serve() {
     assert_eq!(ask(local.addrs[leader], "WAIT 2 20000").expect("a reply"), Reply::Integer(2));
     local.finish();
 }
+
+#[test]
+fn the_demo_kills_a_leader_and_loses_nothing() {
+    let _alone = alone();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo-failover");
+    // As this test was built: nothing has to be built again, and no other directory is filled.
+    let profile = if cfg!(debug_assertions) { "test" } else { "load" };
+    let output =
+        std::process::Command::new(script).env("DATAKEEPER_PROFILE", profile).output().expect("the script starts");
+    let said = support::tools::said(output);
+    let lines: Vec<&str> = said.text.lines().collect();
+    let last = lines.iter().find(|line| line.contains("acknowledged writes lost")).unwrap_or(&"");
+    let told = last.starts_with("0 of ") && last.contains(" acknowledged writes lost, writes resumed after ");
+    assert!(said.code == Some(0) && told, "{:?}: {}", said.code, said.text);
+}

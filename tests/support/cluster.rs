@@ -21,8 +21,12 @@ use super::eventually;
 use super::tools::{Said, said};
 use super::zookeeper::ZooKeeper;
 
-/// The binary.
-pub const DATAKEEPER: &str = env!("CARGO_BIN_EXE_datakeeper");
+/// The binary: the one under test, or what `DATAKEEPER_BINARY` names where there is none (examples).
+fn binary() -> String {
+    let built = option_env!("CARGO_BIN_EXE_datakeeper").map(str::to_string);
+    built.or_else(|| std::env::var("DATAKEEPER_BINARY").ok()).expect("DATAKEEPER_BINARY is the path of the binary")
+}
+
 /// Long enough for any state that a healthy cluster reaches, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of a log that are printed when a test fails.
@@ -53,7 +57,7 @@ pub fn free_addr() -> SocketAddr {
 /// # Panics
 /// If it does not end within [`PATIENCE`].
 pub fn run(args: &[&str]) -> Said {
-    let child = Command::new(DATAKEEPER)
+    let child = Command::new(binary())
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -120,7 +124,7 @@ impl Process {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(&self.said).expect("a file for the log");
-        let child = Command::new(DATAKEEPER)
+        let child = Command::new(binary())
             .args(&self.args)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
