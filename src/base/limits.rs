@@ -20,18 +20,15 @@ pub const BIG_BULK_BYTES: usize = 64 << 10;
 pub const PREFETCH_GROUP: usize = 32;
 /// Bytes read from a client per wake.
 pub const READ_BYTES_PER_WAKE: usize = 64 << 10;
-/// Payload of one replication frame at most, in bytes; longer messages go in parts.
-pub const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Payload of one replication frame at most, in bytes; longer messages go in parts. A link on which no frame is completed within
+/// two promise periods counts as dead, so this over that time is the slowest link that works (64 KiB/s with the defaults).
+pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Header allowance on top of a frame's payload: what the length-delimited reader accepts at most.
 pub const FRAME_HEADER_BYTES_MAX: usize = 256;
 /// A message that arrives in parts: at most this many bytes altogether. Beyond: the link is closed.
 pub const MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + (64 << 20);
 /// Bytes put on one link per turn of its writer, so that the lock is held briefly.
 pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
-/// Whoever opened a link has this long to say hello, ms. Then the link is closed.
-pub const HELLO_MS: u64 = 5_000;
-/// Open links on which no hello was said yet. Beyond: the one that waits longest is closed for the newest.
-pub const STRANGERS_MAX: usize = 64;
 /// Epochs remembered in the epoch table; a peer that is further behind resyncs fully.
 pub const EPOCHS_MAX: usize = 1_000;
 /// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.

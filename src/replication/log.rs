@@ -341,10 +341,14 @@ impl Log {
         }
     }
 
-    /// Drops the oldest blocks while more than `keep_bytes` are retained, never one with an entry after `floor`.
+    /// Drops the oldest blocks while at least `keep_bytes` remain, never one with an entry after `floor`. A block longer than a
+    /// frame, which is one big entry, goes as soon as more than `keep_bytes` are retained.
     pub fn trim(&mut self, keep_bytes: usize, floor: Offset) {
         while self.bytes > keep_bytes {
             let Some(block) = self.blocks.front().filter(|b| b.last() <= floor) else { return };
+            if self.bytes - block.bytes < keep_bytes && block.bytes <= FRAME_BYTES_MAX {
+                return;
+            }
             self.base = Position { epoch: block.epoch, offset: block.last() };
             self.bytes -= block.bytes;
             self.blocks.pop_front();
@@ -419,6 +423,22 @@ mod tests {
         assert_eq!(log.base(), Position { epoch: Epoch(1), offset: Offset(4) });
         assert_eq!(texts(&mut log, Offset(4)).len(), 6);
         assert!(log.block_at(Offset(4)).is_none());
+    }
+
+    #[test]
+    fn trim_keeps_at_least_what_it_is_told_to_keep() {
+        let mut log = Log::new(Position::default());
+        for i in 0..3 {
+            put(&mut log, 1, &format!("{i}"));
+            log.seal();
+        }
+        let each = log.bytes() / 3;
+        log.trim(2 * each - 1, Offset(3));
+        assert_eq!(log.base().offset, Offset(1));
+        log.trim(each + 1, Offset(3));
+        assert_eq!(log.base().offset, Offset(1), "one block alone would be less than what is to be kept");
+        log.trim(each, Offset(3));
+        assert_eq!(log.base().offset, Offset(2));
     }
 
     #[test]
