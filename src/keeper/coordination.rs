@@ -213,7 +213,7 @@ impl Keeper {
             && self.wipe_due.is_none()
             && self.halted.is_none()
             && !self.stopping
-            && self.intake.is_none()
+            && !self.is_half_received()
             && self.is_registered()
             && self
                 .known
@@ -270,7 +270,13 @@ impl Keeper {
             return;
         }
         let since = *self.leaderless.get_or_insert(now.boot);
-        if now.boot < self.loss_check_at.max(since.plus_ms(HOLD_MS)) {
+        let due = self.loss_check_at.max(since.plus_ms(HOLD_MS));
+        if now.boot < due {
+            return;
+        }
+        if now.boot >= due.plus_ms(HOLD_MS) {
+            // This node itself stood still, and nobody knows who was there meanwhile.
+            self.leaderless = Some(now.boot);
             return;
         }
         self.loss_check_at = now.boot.plus_ms(HOLD_MS);
@@ -624,8 +630,14 @@ impl Keeper {
         }
         self.wipe_confirming = false;
         let state = &self.known.as_ref().expect("a read state is known").state;
-        if state.names(&self.me) || state.fallback.contains(&self.me) || self.pending.is_some() {
-            // Its leader takes it out when it says hello; until then it keeps what it holds.
+        if state.fallback.contains(&self.me) {
+            // A complete copy: only a leader that hears its hello again takes it out, or finds that it can be continued after all.
+            self.wipe_due = None;
+            self.drop_following(fx);
+            return self.follow_known(now, fx);
+        }
+        if state.names(&self.me) || self.pending.is_some() {
+            // Its leader takes it out because it is silent; until then it keeps what it holds.
             self.wipe_due = Some(now.boot.plus_ms(HOLD_MS / 10));
             return;
         }

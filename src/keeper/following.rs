@@ -61,7 +61,7 @@ impl Keeper {
         if self.following.as_ref().is_some_and(|f| f.epoch == epoch && f.leader == leader) {
             return;
         }
-        let named = known.state.names(&self.me);
+        let whole = known.state.names(&self.me) || known.state.fallback.contains(&self.me);
         self.drop_following(fx);
         if leader == self.me {
             // Still named as leader without leading: its own election brings it back (stand_if_due).
@@ -69,7 +69,7 @@ impl Keeper {
             return;
         }
         self.pulse.lock().follow(now, epoch);
-        if self.intake.is_some() && !named {
+        if self.intake.is_some() && !whole {
             // R8': a half-received copy is not a state that any leader had.
             self.plan_wipe(now, "the epoch changed before the snapshot was whole", fx);
         }
@@ -146,14 +146,19 @@ impl Keeper {
         }
         f.heard = now.boot;
         f.retry_at = now.boot.plus_ms(self.shared.promise_ms * 2);
-        let link = self.new_link([0; 16], None);
+        let link = self.new_link(None);
         self.following.as_mut().expect("just seen").link = Some(link);
         fx.push(Effect::Dial { link, addr });
     }
 
+    /// Whether part of a snapshot is still to come.
+    pub(super) fn is_half_received(&self) -> bool {
+        self.intake.as_ref().is_some_and(|i| !i.complete())
+    }
+
     /// The link to the leader is gone; a short break is healed by a partial resync.
     pub(super) fn on_leader_link_down(&mut self, now: Now, reason: &str, fx: &mut Effects) {
-        let half = self.intake.as_ref().is_some_and(|i| !i.complete());
+        let half = self.is_half_received();
         let Some(f) = &mut self.following else { return };
         if f.accepted {
             fx.push(Notice::info(format!("link to leader {} is down at {}: {reason}", f.leader.id, self.log.last())));

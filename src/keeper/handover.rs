@@ -41,7 +41,7 @@ pub(super) struct Handover {
 
 /// Why a handover is not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NotNow {
+pub enum NotNow {
     /// This node does not lead, or is not ready yet.
     NotLeading,
     /// One is under way.
@@ -68,7 +68,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub(super) fn begin_handover(
+    pub fn begin_handover(
         &mut self,
         now: Now,
         target: Option<&NodeId>,

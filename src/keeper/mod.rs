@@ -46,6 +46,7 @@ use crate::store::Store;
 
 pub use config::{Acks, KeeperConfig, ReadMode};
 pub use execute::{Executed, Next};
+pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};
 
@@ -384,7 +385,6 @@ impl Keeper {
         self.keep_handing_over(now, fx);
         self.keep_following(now, fx);
         self.keep_closing(now, fx);
-        self.close_strangers(now, fx);
         self.stand_if_due(now, fx);
         self.give_up(now, fx);
         self.keep_wiping(now, fx);
@@ -414,9 +414,6 @@ impl Keeper {
         }
         if let Some((due, _)) = self.closings.last() {
             at = at.min(*due);
-        }
-        if let Some(due) = self.stranger_until() {
-            at = at.min(due);
         }
         if let Some(due) = self.stand_at() {
             at = at.min(due);

@@ -9,6 +9,7 @@ use crate::cluster::state::{ClusterState, Member};
 use crate::replication::in_sync::effective;
 use crate::store::Store;
 
+use super::leading::Leading;
 use super::{Keeper, ReadMode};
 
 impl Keeper {
@@ -83,7 +84,8 @@ impl Keeper {
     #[must_use]
     pub fn leader_may_read(&self, now: Now) -> bool {
         let early = self.config.rules.leaves_out(Rule::BarrierBeforeReads);
-        self.leading.as_ref().is_some_and(|l| l.ready || early) && self.halted.is_none() && self.may_read(now, None)
+        let answers = |l: &Leading| (l.ready || early) && l.handover.is_none();
+        self.leading.as_ref().is_some_and(answers) && self.halted.is_none() && self.may_read(now, None)
     }
 
     /// Until when this leader counts on that member not to stand; nothing if it reads without leases.

@@ -136,7 +136,7 @@ impl Keeper {
             return Err(format!("ERR this is {}: run it at {node}, --connect {at}", self.me.id).into());
         }
         let state = self.without_leader(now)?.clone();
-        if self.dataset != Some(state.dataset) || self.intake.is_some() {
+        if self.dataset != Some(state.dataset) || self.is_half_received() {
             return Err("ERR this node holds no whole copy of the cluster's data".into());
         }
         if self.wipe_due.is_some() || !self.is_registered() {
