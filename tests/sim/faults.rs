@@ -181,6 +181,17 @@ impl World {
                 self.service.model.set_config(config);
                 self.spread_notices();
             }
+            Fault::HandOver => {
+                let Some(n) = self.leader().filter(|n| {
+                    self.nodes[*n].process.is_some()
+                        && self.nodes[*n].paused_until.max(self.nodes[*n].busy_until) <= self.t
+                }) else {
+                    return;
+                };
+                self.count(fault);
+                let within_ms = self.dice.log_between(1, 1_000);
+                self.call(n, |keeper, now, fx| keeper.begin_handover(now, None, within_ms, fx).is_ok());
+            }
             Fault::Stop => {
                 let Some(p) = &self.nodes[n].process else { return };
                 if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t

@@ -30,3 +30,15 @@ fn a_learner_with_data_whose_session_has_expired_keeps_the_cluster_from_starting
     // that no live node held data, and started over.
     holds(30_541);
 }
+
+#[test]
+fn a_frame_on_a_slow_link_is_not_taken_for_silence() {
+    // A frame of 195 kB on a link of 300 kB/s took longer than the follower waits for a sign of life: it dropped the link, again and again.
+    holds(1_002);
+}
+
+#[test]
+fn a_fallback_copy_that_cannot_be_continued_says_hello_until_it_is_unnamed() {
+    // It planned to give itself up, was kept from it because `/state` names it, and said nothing to the only one who could change that.
+    holds(1_281);
+}

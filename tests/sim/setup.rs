@@ -40,10 +40,12 @@ pub enum Fault {
     Reconfigure,
     /// The process is asked to end, and a new one is started.
     Stop,
+    /// The leader is asked to hand over.
+    HandOver,
 }
 
 /// Every fault, with the name that the counters use.
-pub const FAULTS: [(Fault, &str); 15] = [
+pub const FAULTS: [(Fault, &str); 16] = [
     (Fault::Kill, "fault: kill"),
     (Fault::FastRestart, "fault: fast restart"),
     (Fault::PowerLoss, "fault: power loss"),
@@ -59,6 +61,7 @@ pub const FAULTS: [(Fault, &str); 15] = [
     (Fault::WallStep, "fault: wall clock set"),
     (Fault::Reconfigure, "fault: settings changed"),
     (Fault::Stop, "fault: stop"),
+    (Fault::HandOver, "fault: handover"),
 ];
 
 /// A deliberate falsehood of the simulated world, to show that a check notices.
@@ -223,7 +226,7 @@ impl Setup {
         s.fill = d.pick(&[0, 200, 1_500, 3_000]);
         if s.fill > 200 {
             // A wall clock that is set may let all of it expire at once.
-            s.backlog_bytes = s.backlog_bytes.max(40_000);
+            s.backlog_bytes = s.backlog_bytes.max(100_000);
         }
         s.big_values = d.chance(60);
         if s.big_values {

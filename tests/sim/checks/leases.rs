@@ -1,5 +1,8 @@
-//! Invariant 8: whatever lease a leader counts on is covered by an unexpired promise of that member, at every real instant; and
-//! nobody stands before its promise is over.
+//! Invariant 8: while a leader holds the leases of all whom it waits for, so that it may read, each is covered by an unexpired promise
+//! of that member, at every real instant; and nobody stands before its promise is over.
+//!
+//! Once one of them stood, which ended its promise for ever, the others owe that leader nothing: a successor that reads without
+//! leases may have told them so.
 
 use datakeeper::cluster::state::Why;
 
@@ -31,10 +34,12 @@ impl Leases {
 pub fn covered(view: &View<'_>) -> Result<(), String> {
     for (n, node) in view.nodes.iter().enumerate() {
         let Some(keeper) = node.keeper().filter(|k| k.leadership().is_some()) else { continue };
-        for member in keeper.effective_set() {
-            let Some(lease) = keeper.lease_from(member.copy).filter(|until| *until > node.clock.boot(view.t)) else {
-                continue;
-            };
+        let now = node.clock.boot(view.t);
+        let members = keeper.effective_set().into_iter().filter(|m| m.copy != keeper.me().copy);
+        let leases = members.map(|m| keeper.lease_from(m.copy).filter(|until| *until > now).map(|until| (m, until)));
+        // One that has run out keeps this leader from reading, whatever it has of others.
+        let Some(leases) = leases.collect::<Option<Vec<_>>>() else { continue };
+        for (member, lease) in leases {
             let holder = view.nodes.iter().enumerate().find(|(_, m)| m.keeper().is_some_and(|k| *k.me() == member));
             let Some((m, holder)) = holder else { continue };
             let promised = holder.keeper().expect("just seen").promised();
