@@ -283,7 +283,21 @@ macro_rules! transcripts {
         }
     };
 }
-transcripts!(compare, dispatch, expiry, float, generic, introspect, keyspace, lcs, rename, server, set_options, string);
+transcripts!(
+    bits,
+    compare,
+    dispatch,
+    expiry,
+    float,
+    generic,
+    introspect,
+    keyspace,
+    lcs,
+    rename,
+    server,
+    set_options,
+    string
+);
 
 #[test]
 fn every_command_is_in_a_transcript() {
@@ -311,6 +325,27 @@ fn big_values_are_shared_and_never_copied() {
     assert_eq!(piece.as_ptr(), big[1..].as_ptr());
     let outcome = bench.run(&[Bytes::from_static(b"ECHO"), big.clone()]);
     assert!(outcome.reply.pieces().any(|piece| piece.as_ptr() == big.as_ptr()));
+    bench.check_replica();
+}
+
+#[test]
+fn bits_of_a_big_value_are_looked_at_in_slices() {
+    const BYTES: usize = 20 << 20;
+    let mut bench = Bench::new();
+    let last = (8 * BYTES - 1).to_string();
+    bench.run_words(&["SETBIT", "k", "3", "1"]);
+    bench.run_words(&["SETBIT", "k", &last, "1"]);
+    for (command, answer) in [
+        (&["BITCOUNT", "k"][..], "2"),
+        (&["BITCOUNT", "k", "4", "-1", "BIT"], "1"),
+        (&["BITPOS", "k", "1", "1"], &last),
+        (&["BITPOS", "k", "1", "4", "-2", "BIT"], "-1"),
+    ] {
+        let outcome = bench.run_words(command);
+        assert_eq!(lines(&outcome.reply), [format!(":{answer}")], "{command:?}");
+        assert!((5..=7).contains(&outcome.slices), "{command:?} took {} slices", outcome.slices);
+    }
+    assert_eq!(bench.run_words(&["BITPOS", "k", "1"]).slices, 1, "it ends where it has found one");
     bench.check_replica();
 }
 

@@ -5,6 +5,8 @@
 
 mod support;
 
+use datakeeper::base::ids::LinkId;
+use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
 use datakeeper::shell::coordination::model::Model;
@@ -58,6 +60,32 @@ fn a_lost_replica_is_taken_out_and_writes_go_on() {
     world.start(1);
     world.run_until("two in sync", 3_000, |w| w.in_sync() == 2);
     assert_eq!(world.ask(0, &["SET", "k", "w"]), "+OK\r\n");
+}
+
+#[test]
+fn links_that_say_no_hello_are_closed_and_keep_no_node_out() {
+    let mut world = three();
+    world.crash(2);
+    let began = world.now_ms;
+    let mut token = 0;
+    let mut strangers = |world: &mut World, count| {
+        (0..count).map(|_| (token += 1, world.stranger(0, token)).1).collect::<Vec<LinkId>>()
+    };
+    let first = strangers(&mut world, 1)[0];
+    assert!(world.has_link(0, first), "it is waited for");
+    let rest = strangers(&mut world, STRANGERS_MAX - 1);
+    assert!(world.has_link(0, first), "there is room for so many");
+    let last = strangers(&mut world, 1)[0];
+    assert!(!world.has_link(0, first) && world.has_link(0, rest[0]), "the oldest has made room");
+
+    world.start(2);
+    world.run_until("n2 is in sync among them", 2_000, |w| w.names(2));
+    assert!(!world.has_link(0, rest[0]) && world.has_link(0, last), "n2 was a stranger, too, until it said hello");
+    world.run(HELLO_MS - (world.now_ms - began) - 1);
+    assert!(world.has_link(0, last), "it has {HELLO_MS} ms");
+    world.run(1);
+    assert!(!world.has_link(0, last));
+    assert_eq!((world.in_sync(), world.state().epoch.0), (3, 1), "who said hello stays");
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub const FRAME_HEADER_BYTES_MAX: usize = 256;
 pub const MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + (64 << 20);
 /// Bytes put on one link per turn of its writer, so that the lock is held briefly.
 pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
+/// Whoever opened a link has this long to say hello, ms. Then the link is closed.
+pub const HELLO_MS: u64 = 5_000;
+/// Open links on which no hello was said yet. Beyond: the one that waits longest is closed for the newest.
+pub const STRANGERS_MAX: usize = 64;
 /// Epochs remembered in the epoch table; a peer that is further behind resyncs fully.
 pub const EPOCHS_MAX: usize = 1_000;
 /// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.

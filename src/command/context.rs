@@ -4,6 +4,8 @@
 //! leader and replica hold the same by construction. The only way to read a key is [`Ctx::read`], which knows what an
 //! expired key is. Not here: the position of the entry, holding the reply, who may write; the keeper decides those.
 
+use bytes::Bytes;
+
 use crate::base::clock::Wall;
 use crate::base::jitter::Jitter;
 use crate::base::limits::PREFETCH_GROUP;
@@ -32,6 +34,7 @@ pub struct SliceState {
 pub(super) enum Sliced {
     Walk(super::keyspace::Walk),
     Lcs(Box<super::lcs::Lcs>),
+    Bits(super::bits::Walk),
 }
 
 /// The surroundings of one execution.
@@ -155,6 +158,14 @@ pub(super) fn value_of<'k>(args: &Args<'k>, i: usize) -> ValueRef<'k> {
     match args.shared(i) {
         Some(bytes) => ValueRef::Shared(bytes.clone()),
         None => ValueRef::Slice(args.get(i)),
+    }
+}
+
+/// A value for longer than its entry is looked at: a big one is shared, never copied.
+pub(super) fn kept_value(value: Value<'_>) -> Bytes {
+    match value {
+        Value::Bytes(bytes) => Bytes::copy_from_slice(bytes),
+        Value::Shared(bytes) => bytes.clone(),
     }
 }
 

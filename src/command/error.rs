@@ -41,6 +41,20 @@ pub enum CommandError {
     OffsetOutOfRange,
     /// The value would grow beyond the longest allowed.
     ValueTooLong,
+    /// A bit beyond the longest value, or a place that is no number.
+    BitOffset,
+    /// SETBIT of something that is neither 0 nor 1.
+    NotBit,
+    /// BITPOS of something that is neither 0 nor 1.
+    SearchedBit,
+    /// BITOP NOT of several keys.
+    BitopNot,
+    /// BITFIELD with a type that is none.
+    FieldType,
+    /// BITFIELD OVERFLOW with a word that is none.
+    OverflowType,
+    /// BITFIELD_RO with a step that writes.
+    FieldReadOnly,
     /// LCS with LEN and IDX.
     LcsLenAndIdx,
     /// LCS of values that are too long together.
@@ -93,6 +107,15 @@ impl CommandError {
             CommandError::InvalidCursor => "ERR invalid cursor",
             CommandError::OffsetOutOfRange => "ERR offset is out of range",
             CommandError::ValueTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+            CommandError::BitOffset => "ERR bit offset is not an integer or out of range",
+            CommandError::NotBit => "ERR bit is not an integer or out of range",
+            CommandError::SearchedBit => "ERR The bit argument must be 1 or 0.",
+            CommandError::BitopNot => "ERR BITOP NOT must be called with a single source key.",
+            CommandError::FieldType => {
+                "ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is."
+            }
+            CommandError::OverflowType => "ERR Invalid OVERFLOW type specified",
+            CommandError::FieldReadOnly => "ERR BITFIELD_RO only supports the GET subcommand",
             CommandError::LcsLenAndIdx => "ERR If you want both the length and indexes, please just use IDX.",
             CommandError::LcsTooLong => "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
             CommandError::NoSuchKey => "ERR no such key",

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::base::clock::Wall;
 use crate::command::CommandError;
-use crate::command::context::{Ctx, Done};
+use crate::command::context::{Ctx, Done, kept_value};
 use crate::command::introspect::{HELP_FLAGS, help};
 use crate::command::number::{self, integer};
 use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
@@ -181,13 +181,7 @@ fn copy(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
 
 /// Value and expiry of a key; a big value is shared.
 fn held(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8]) -> Option<(Bytes, Option<Wall>)> {
-    ctx.read(hash, key, |entry, _| {
-        let value = match entry.value() {
-            Value::Bytes(bytes) => Bytes::copy_from_slice(bytes),
-            Value::Shared(bytes) => bytes.clone(),
-        };
-        (value, entry.expiry())
-    })
+    ctx.read(hash, key, |entry, _| (kept_value(entry.value()), entry.expiry()))
 }
 
 fn type_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {

@@ -11,13 +11,12 @@ use bytes::Bytes;
 
 use crate::base::limits::VALUE_BYTES_MAX;
 use crate::command::CommandError;
-use crate::command::context::{Ctx, Done, Sliced};
+use crate::command::context::{Ctx, Done, Sliced, kept_value};
 use crate::command::number::integer;
 use crate::command::spec::Flag::Readonly;
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::command::string::string;
 use crate::resp::{Args, Reply};
-use crate::store::Value;
 
 pub(super) const ROWS: &[CommandSpec] = &[CommandSpec::data("lcs", -3, lcs)
     .args("key1 key2 [LEN] [IDX] [MINMATCHLEN length] [WITHMATCHLEN]")
@@ -113,9 +112,9 @@ fn lcs(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
 fn bytes_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, i: usize) -> Result<Bytes, CommandError> {
     let key = args.get(i);
     let hash = if i == 1 { ctx.hash_first(key) } else { ctx.store.hash(key) };
-    let bytes = ctx.read(hash, key, |entry, _| match entry.value() {
-        Value::Shared(bytes) => Ok(bytes.clone()),
-        value => string(value).map(Bytes::copy_from_slice),
+    let bytes = ctx.read(hash, key, |entry, _| {
+        string(entry.value())?;
+        Ok(kept_value(entry.value()))
     });
     Ok(bytes.transpose()?.unwrap_or_default())
 }

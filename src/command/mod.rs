@@ -10,6 +10,7 @@
 //! from the row, and a family of commands is one file: adding a command touches that file and its transcript under
 //! `tests/scripts/commands`. Nothing here knows connections, roles or time: the clock comes in with [`Ctx`].
 
+mod bits;
 mod context;
 mod error;
 mod expiry;

@@ -184,6 +184,7 @@ pub enum Category {
     Read,
     Write,
     String,
+    Bitmap,
     Pubsub,
     Admin,
     Fast,
@@ -196,11 +197,12 @@ pub enum Category {
 
 impl Category {
     /// All, in the order in which COMMAND shows them.
-    pub const ALL: [Category; 12] = [
+    pub const ALL: [Category; 13] = [
         Category::Keyspace,
         Category::Read,
         Category::Write,
         Category::String,
+        Category::Bitmap,
         Category::Pubsub,
         Category::Admin,
         Category::Fast,
@@ -219,6 +221,7 @@ impl Category {
             Category::Read => "@read",
             Category::Write => "@write",
             Category::String => "@string",
+            Category::Bitmap => "@bitmap",
             Category::Pubsub => "@pubsub",
             Category::Admin => "@admin",
             Category::Fast => "@fast",
@@ -271,6 +274,7 @@ impl Categories {
 pub enum Group {
     Generic,
     String,
+    Bitmap,
     Connection,
     Server,
     Cluster,
@@ -283,6 +287,7 @@ impl Group {
         match self {
             Group::Generic => "generic",
             Group::String => "string",
+            Group::Bitmap => "bitmap",
             Group::Connection => "connection",
             Group::Server => "server",
             Group::Cluster => "cluster",
@@ -450,6 +455,7 @@ impl CommandSpec {
             self.acl = match group {
                 Group::Generic => Categories::of(&[Category::Keyspace]),
                 Group::String => Categories::of(&[Category::String]),
+                Group::Bitmap => Categories::of(&[Category::Bitmap]),
                 Group::Connection => Categories::of(&[Category::Connection]),
                 Group::Server | Group::Cluster => Categories::of(&[]),
             };

@@ -1,7 +1,7 @@
 //! Strings: the values of this store.
 //!
 //! Every effect is absolute: INCR logs the sum, APPEND where the bytes go, SET … EX when the key ends. SET … IFEQ and DELIFEQ are
-//! Valkey's compare-and-set. Not here: LCS (lcs), bitmaps (bits).
+//! Valkey's compare-and-set. Not here: LCS (lcs), bits (bits).
 
 use crate::base::clock::Wall;
 use crate::base::limits::VALUE_BYTES_MAX;
@@ -374,7 +374,7 @@ fn append(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> 
     Ok(Done::Done)
 }
 
-fn splice(
+pub(super) fn splice(
     ctx: &mut Ctx<'_, '_>,
     hash: KeyHash,
     key: &[u8],

@@ -146,7 +146,7 @@ impl Keeper {
         }
         f.heard = now.boot;
         f.retry_at = now.boot.plus_ms(self.shared.promise_ms * 2);
-        let link = self.new_link(None);
+        let link = self.new_link([0; 16], None);
         self.following.as_mut().expect("just seen").link = Some(link);
         fx.push(Effect::Dial { link, addr });
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, Offset};
-use crate::base::limits::{FRAME_BYTES_MAX, LINK_BYTES_PER_TURN};
+use crate::base::limits::{FRAME_BYTES_MAX, HELLO_MS, LINK_BYTES_PER_TURN, STRANGERS_MAX};
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
 use crate::cluster::coordinator::CoordRequest;
@@ -53,8 +53,17 @@ pub(super) struct Link {
 }
 
 #[derive(Debug)]
-struct Accepted {
+pub(super) struct Accepted {
     token: u128,
+    /// The other side has not said who it is, and has until then for it.
+    hello_by: Option<Boot>,
+}
+
+impl Link {
+    /// Until when a stranger may stay: the other side of an accepted link that said no hello yet.
+    fn stranger_until(&self) -> Option<Boot> {
+        self.accepted.as_ref()?.hello_by
+    }
 }
 
 /// The leader's side of a link on which data flows.
@@ -91,15 +100,15 @@ struct Parts {
 }
 
 impl Keeper {
-    pub(super) fn new_link(&mut self, accepted: Option<([u8; 16], u128)>) -> LinkId {
+    pub(super) fn new_link(&mut self, nonce: [u8; 16], accepted: Option<Accepted>) -> LinkId {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         let link = Link {
             outbox: VecDeque::new(),
             woken: false,
             ack_due: false,
-            nonce: accepted.map_or([0; 16], |a| a.0),
-            accepted: accepted.map(|a| Accepted { token: a.1 }),
+            nonce,
+            accepted,
             challenge: None,
             assembler: Assembler::default(),
             stream: None,
@@ -110,12 +119,45 @@ impl Keeper {
     }
 
     /// A connection was accepted whose first frame asked for a link; `nonce` and `token` are from the operating system. Poll the
-    /// link at once: its challenge waits.
-    pub fn link_accepted(&mut self, _now: Now, nonce: [u8; 16], token: u128) -> LinkId {
-        let id = self.new_link(Some((nonce, token)));
+    /// link at once: its challenge waits. One stranger too many takes the place of the one that has waited longest.
+    pub fn link_accepted(&mut self, now: Now, nonce: [u8; 16], token: u128, fx: &mut Effects) -> LinkId {
+        if self.strangers().count() >= STRANGERS_MAX
+            && let Some((oldest, _)) = self.oldest_stranger()
+        {
+            self.close_stranger(now, oldest, "too many links of which nobody said who it is", fx);
+        }
+        let id = self.new_link(nonce, Some(Accepted { token, hello_by: Some(now.boot.plus_ms(HELLO_MS)) }));
         let link = self.links.get_mut(&id).expect("just made");
         link.outbox.push_back(wire::challenge(&nonce));
         id
+    }
+
+    /// Accepted links on which no hello was said, and until when it may come; those that wait longest first.
+    fn strangers(&self) -> impl Iterator<Item = (LinkId, Boot)> {
+        self.links.iter().filter_map(|(id, link)| Some((*id, link.stranger_until()?)))
+    }
+
+    /// When the next stranger has to go.
+    pub(super) fn stranger_until(&self) -> Option<Boot> {
+        self.oldest_stranger().map(|(_, until)| until)
+    }
+
+    fn oldest_stranger(&self) -> Option<(LinkId, Boot)> {
+        self.strangers().next()
+    }
+
+    /// Closes the links whose time to say hello is over.
+    pub(super) fn close_strangers(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((link, _)) = self.oldest_stranger().filter(|(_, until)| now.boot >= *until) {
+            self.close_stranger(now, link, "nobody said who it is", fx);
+        }
+    }
+
+    fn close_stranger(&mut self, now: Now, link: LinkId, why: &str, fx: &mut Effects) {
+        if self.told.is_news(now.boot, why) {
+            fx.push(Notice::warn(format!("closing link {link}: {why}")));
+        }
+        self.hang_up(link, fx);
     }
 
     pub(super) fn on_link_up(&mut self, link: LinkId, nonce: [u8; 16]) {
@@ -202,7 +244,11 @@ impl Keeper {
                 let body = self.join(link, flags, head.total, body)?;
                 self.on_chunk(now, link, &head, flags & END != 0, body, fx)?;
             }
-            (Frame::Hello(hello), false) => self.on_hello(now, link, &hello, fx),
+            (Frame::Hello(hello), false) => {
+                let accepted = self.links.get_mut(&link).and_then(|l| l.accepted.as_mut());
+                accepted.expect("looked up").hello_by = None;
+                self.on_hello(now, link, &hello, fx);
+            }
             (Frame::Accept(epoch), false) => self.on_accept(now, link, epoch, fx),
             (Frame::Resign(resign), true) => self.on_resign(now, link, &resign, fx),
             (Frame::Ask(epoch, wish), false) => {

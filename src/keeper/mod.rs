@@ -385,6 +385,7 @@ impl Keeper {
         self.keep_handing_over(now, fx);
         self.keep_following(now, fx);
         self.keep_closing(now, fx);
+        self.close_strangers(now, fx);
         self.stand_if_due(now, fx);
         self.give_up(now, fx);
         self.keep_wiping(now, fx);
@@ -414,6 +415,9 @@ impl Keeper {
         }
         if let Some((due, _)) = self.closings.last() {
             at = at.min(*due);
+        }
+        if let Some(due) = self.stranger_until() {
+            at = at.min(due);
         }
         if let Some(due) = self.stand_at() {
             at = at.min(due);

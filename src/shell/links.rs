@@ -149,7 +149,7 @@ pub(super) async fn run_accepted(node: Arc<Node>, mut accepted: UnboundedReceive
             }
         };
         let token = u128::from_le_bytes(random());
-        let id = node.with_keeper(|keeper, now, _| keeper.link_accepted(now, random(), token));
+        let id = node.with_keeper(|keeper, now, effects| keeper.link_accepted(now, random(), token, effects));
         let link = node.links.open(id);
         let node = node.clone();
         tokio::task::spawn_local(async move { run(&node, id, &link, socket).await });

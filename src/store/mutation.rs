@@ -116,6 +116,8 @@ events! {
     RenameTo = 12,
     /// COPY.
     CopyTo = 13,
+    /// SETBIT, BITFIELD.
+    SetBit = 14,
 }
 
 /// Why bytes are no mutation. The peer that sent them is broken or hostile: close the link.

@@ -300,8 +300,9 @@ impl World {
             Seat::Fresh => match wire::opening(&frame) {
                 Ok(Opening::Link) => {
                     let (nonce, token) = (self.dice.nonce(), self.dice.token());
-                    let link =
-                        self.call(n, |keeper, now, _| keeper.link_accepted(now, nonce, token)).expect("it may run");
+                    let link = self
+                        .call(n, |keeper, now, fx| keeper.link_accepted(now, nonce, token, fx))
+                        .expect("it may run");
                     let p = self.nodes[n].process.as_mut().expect("it may run");
                     p.links.insert(link, LinkSeat::On(conn, end));
                     self.conns.get_mut(&conn).expect("just seen").ends[end].seat = Seat::Link(link);

@@ -292,10 +292,12 @@ impl World {
             return;
         };
         let token = u128::from(dial.process) << 96 | u128::from(link.0) << 64 | i as u128;
-        let theirs = other.keeper.link_accepted(now, [7; 16], token);
+        let mut fx = Effects::new();
+        let theirs = other.keeper.link_accepted(now, [7; 16], token, &mut fx);
         other.links.insert(theirs, Far { node: i, process: dial.process, link });
         let far = Far { node: peer, process: other.process, link: theirs };
         self.nodes[i].as_mut().unwrap().links.insert(link, far);
+        self.perform(peer, fx);
         self.event(i, Event::LinkUp { link, nonce: [9; 16] });
         self.pump(peer, theirs);
     }
@@ -372,6 +374,20 @@ impl World {
         if let Some(far) = self.nodes[i].as_mut().and_then(|n| n.links.remove(&link)) {
             self.send(i, far, What::Down(far.link));
         }
+    }
+
+    /// Somebody opens a link to that node and says nothing.
+    pub fn stranger(&mut self, i: usize, token: u128) -> LinkId {
+        let (now, mut fx) = (self.now_of(i), Effects::new());
+        let link = self.nodes[i].as_mut().unwrap().keeper.link_accepted(now, [7; 16], token, &mut fx);
+        self.perform(i, fx);
+        link
+    }
+
+    /// Whether that node's Keeper knows the link.
+    pub fn has_link(&mut self, i: usize, link: LinkId) -> bool {
+        let now = self.now_of(i);
+        self.nodes[i].as_mut().unwrap().keeper.poll_link(now, link, &mut Vec::new()) != LinkPoll::Gone
     }
 
     fn at(&self, repl_addr: &str) -> usize {

@@ -58,6 +58,13 @@ pub enum ConfigError {
         /// The known key that is most like it.
         nearest: &'static str,
     },
+    /// A secret in a flag, which every user of the machine can see in the list of processes.
+    SecretInFlag {
+        /// The flag, the value hidden.
+        source: Source,
+        /// Where it can be given instead.
+        instead: String,
+    },
     /// A value of the wrong type, form or range.
     BadValue {
         /// Where.
@@ -96,6 +103,9 @@ impl fmt::Display for ConfigError {
             ConfigError::Syntax { source, reason } => write!(f, "{source}: {reason}"),
             ConfigError::UnknownKey { source, key, nearest } => {
                 write!(f, "{source}: {key}: there is no such key; the nearest is {nearest}")
+            }
+            ConfigError::SecretInFlag { source, instead } => {
+                write!(f, "{source}: a secret in a flag shows in the list of processes; use {instead}")
             }
             ConfigError::BadValue { source, key, value, wanted } => {
                 write!(f, "{source}: {key}: {value}: want {wanted}")

@@ -1,8 +1,8 @@
 //! The configuration of one process: every key, its default, its range, and the rules over several keys.
 //!
-//! Layers: defaults, the YAML file, the environment (secrets only), the flags. All of them go through the same reading, so a
-//! flag is checked like a line of the file, and all errors are reported at once. `config.yml` at the root documents every key;
-//! a test holds it to exactly the defaults below.
+//! Layers: defaults, the YAML file, the environment (secrets only), the flags (no secrets: whoever lists processes would see
+//! them). All of them go through the same reading, so a flag is checked like a line of the file, and all errors are reported
+//! at once. `config.yml` at the root documents every key; a test holds it to exactly the defaults below.
 //!
 //! A word that has a meaning but is not carried out by this release (`writes_on_replica: proxy`, an eviction policy) is
 //! refused: a setting that is silently ignored would be a promise not kept.
@@ -541,7 +541,8 @@ fn lay_flag(reader: &mut Reader, setting: &Setting, local: bool) {
             return reader.complain(ConfigError::Syntax { source, reason });
         }
     };
-    let shown = if KEYS.iter().any(|key| key.path == path && key.secret) { "(hidden)" } else { value };
+    let secret = KEYS.iter().any(|key| key.path == path && key.secret);
+    let shown = if secret { "(hidden)" } else { value };
     let source = Source::Flag(match key {
         Some(_) => format!("{flag} {shown}"),
         None => format!("{flag} {path}={shown}"),
@@ -549,6 +550,13 @@ fn lay_flag(reader: &mut Reader, setting: &Setting, local: bool) {
     if local && DECIDED_BY_LOCAL.contains(&path) {
         let reason = format!("{path} is decided by local itself; see its --nodes, --port and --admin-port");
         return reader.complain(ConfigError::Conflict { sources: vec![source], reason });
+    }
+    if secret {
+        let variable = ENVIRONMENT.iter().find(|(_, key)| *key == path).expect("each secret has a variable").0;
+        let file = format!("{path}_file");
+        let file = if KEYS.iter().any(|key| key.path == file) { format!(" or {file}") } else { String::new() };
+        let instead = format!("the environment variable {variable}, or {path}{file} in the configuration file");
+        return reader.complain(ConfigError::SecretInFlag { source, instead });
     }
     reader.lay(source, path, value.to_string());
 }

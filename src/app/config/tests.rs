@@ -239,6 +239,21 @@ fn secrets_come_from_the_environment_or_a_file_and_never_show() {
 }
 
 #[test]
+fn a_secret_is_refused_in_a_flag_and_not_shown() {
+    let file = |key: &str| if key == "zookeeper.auth" { String::new() } else { format!(" or {key}_file") };
+    for (variable, key) in ENVIRONMENT {
+        let wanted = format!(
+            "--set {key}=(hidden): a secret in a flag shows in the list of processes; use the environment variable {variable}, \
+             or {key}{} in the configuration file",
+            file(key)
+        );
+        assert_eq!(resolve("", &[&format!("--set {key}=digest:me:sesame")]).unwrap_err(), wanted);
+    }
+    let secrets = KEYS.iter().filter(|key| key.secret).map(|key| key.path).collect::<Vec<_>>();
+    assert!(secrets.iter().all(|key| ENVIRONMENT.iter().any(|(_, named)| named == key)), "{secrets:?}");
+}
+
+#[test]
 fn local_decides_addresses_itself_and_takes_the_rest() {
     let local = |set: &str| Config::resolve(&Sources { local: true, file: None, ..sources("", &[set]) });
     let config = local("--set replication.lease_ms=300").unwrap();
