@@ -212,7 +212,7 @@ macro_rules! transcripts {
         }
     };
 }
-transcripts!(auth, client, cluster, config, connection, failover, handover, info, operators, wait);
+transcripts!(auth, client, cluster, config, connection, failover, handover, info, operators, transaction, wait);
 
 #[test]
 fn every_session_command_is_in_a_transcript() {

@@ -20,13 +20,21 @@ pub const BIG_BULK_BYTES: usize = 64 << 10;
 pub const PREFETCH_GROUP: usize = 32;
 /// Bytes read from a client per wake.
 pub const READ_BYTES_PER_WAKE: usize = 64 << 10;
+/// Most arguments of all commands of a transaction together, so that EXEC holds the lock no longer than one command may. Beyond: an error,
+/// and EXEC executes nothing.
+pub const TRANSACTION_ARGS_MAX: usize = ARGS_MAX;
+/// Most bytes of these arguments, and of the effects that EXEC has when it begins its next command. Beyond: an error, at the
+/// latter in place of that command.
+pub const TRANSACTION_BYTES_MAX: usize = COMMAND_BYTES_MAX;
+/// Most keys that one connection may watch. Beyond: an error.
+pub const WATCHED_KEYS_MAX: usize = 64 << 10;
 /// Payload of one replication frame at most, in bytes; longer messages go in parts. A link on which no frame is completed within
 /// two promise periods counts as dead, so this over that time is the slowest link that works (64 KiB/s with the defaults).
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Header allowance on top of a frame's payload: what the length-delimited reader accepts at most.
 pub const FRAME_HEADER_BYTES_MAX: usize = 256;
 /// A message that arrives in parts: at most this many bytes altogether. Beyond: the link is closed.
-pub const MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + (64 << 20);
+pub const MESSAGE_BYTES_MAX: usize = TRANSACTION_BYTES_MAX + VALUE_BYTES_MAX + (64 << 20);
 /// Bytes put on one link per turn of its writer, so that the lock is held briefly.
 pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
 /// Whoever opened a link has this long to say hello, ms. Then the link is closed.
@@ -44,7 +52,7 @@ pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
 
 const _: () = assert!(BIG_BULK_BYTES <= FRAME_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= BULK_BYTES_MAX);
-const _: () = assert!(MESSAGE_BYTES_MAX > COMMAND_BYTES_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX > COMMAND_BYTES_MAX && MESSAGE_BYTES_MAX < u32::MAX as usize);
 /// A member whose connection closed has this long to return before it is taken out of the in-sync set, ms.
 pub const RETURN_MS: u64 = 20;
 /// A member whose oldest unacknowledged entry was sent this long ago is slow and is taken out, ms.

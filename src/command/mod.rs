@@ -26,11 +26,12 @@ mod session;
 mod spec;
 mod string;
 mod table;
+mod transaction;
 
 pub use context::{Ctx, Done, SliceState};
 pub use error::CommandError;
 pub use glob::glob_matches;
 pub use number::{Decimal, integer};
 pub use session::SessionCommand;
-pub use spec::{Categories, Category, CommandSpec, Exec, Flag, Flags, Group, KeyUse, Keys, Work};
+pub use spec::{Categories, Category, CommandSpec, DataFn, Exec, Flag, Flags, Group, KeyUse, Keys, Work};
 pub use table::{KeyIter, all, find, keys_of, resolve, slot};

@@ -3,7 +3,7 @@
 use crate::command::introspect::{HELP_FLAGS, help};
 use crate::command::keyspace::{COUNTKEYSINSLOT, GETKEYSINSLOT};
 use crate::command::spec::Category::{self, Connection, Dangerous};
-use crate::command::spec::Flag::{self, Admin, AllowBusy, Blocking, Fast, Loading, NoAuth, Noscript, Stale};
+use crate::command::spec::Flag::{self, Admin, AllowBusy, Blocking, Fast, Loading, NoAuth, NoMulti, Noscript, Stale};
 use crate::command::spec::{CommandSpec, Group};
 
 /// What the keeper executes. Arguments are checked in number only.
@@ -38,11 +38,14 @@ pub enum SessionCommand {
     ConfigGet,
     DataKeeperHandover,
     DataKeeperStatus,
+    Discard,
+    Exec,
     Failover,
     Hello,
     Info,
     MemoryDoctor,
     MemoryStats,
+    Multi,
     Ping,
     Quit,
     Readonly,
@@ -50,7 +53,9 @@ pub enum SessionCommand {
     Reset,
     Role,
     Select,
+    Unwatch,
     Wait,
+    Watch,
 }
 
 use SessionCommand as Run;
@@ -103,7 +108,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .acl(&[Dangerous]),
     CommandSpec::session("failover", -1, Run::Failover)
         .args("[TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]")
-        .flags(&[Admin, Noscript, Stale])
+        .flags(&[Admin, Noscript, Stale, NoMulti])
         .doc(Group::Server, "6.2.0", "Hands the leadership over to a replica."),
     CommandSpec::session("role", 1, Run::Role)
         .flags(&[Noscript, Loading, Stale, Fast])
@@ -143,6 +148,8 @@ pub(super) const ROWS: &[CommandSpec] = &[
 const HANDSHAKE: &[Flag] = &[Noscript, Loading, Stale, Fast, NoAuth, AllowBusy];
 const CONNECTION: &[Flag] = &[Noscript, Loading, Stale];
 const OPERATOR: &[Flag] = &[Admin, Noscript, Loading, Stale];
+/// What may change the role of this node, or waits for that: between two commands, never within a transaction.
+const ROLES: &[Flag] = &[Admin, Noscript, Loading, Stale, NoMulti];
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
 const CLIENT: &[CommandSpec] = &[
@@ -270,7 +277,7 @@ const CLUSTER: &[CommandSpec] =
     ];
 
 const DATAKEEPER: &[CommandSpec] = &[
-    CommandSpec::session("datakeeper|handover", -2, Run::DataKeeperHandover).args("[TO node]").flags(OPERATOR).doc(
+    CommandSpec::session("datakeeper|handover", -2, Run::DataKeeperHandover).args("[TO node]").flags(ROLES).doc(
         Group::Server,
         "0.1.0",
         "Hands the leadership over to another member of the in-sync set.",
@@ -280,28 +287,28 @@ const DATAKEEPER: &[CommandSpec] = &[
         "0.1.0",
         "Returns the cluster as this node sees it.",
     ),
-    CommandSpec::session("datakeeper|reset", 4, Run::AdminReset).args("CONFIRM cluster").flags(OPERATOR).doc(
+    CommandSpec::session("datakeeper|reset", 4, Run::AdminReset).args("CONFIRM cluster").flags(ROLES).doc(
         Group::Server,
         "0.1.0",
         "Starts the cluster over empty at this node.",
     ),
-    CommandSpec::session("datakeeper|adopt", 5, Run::AdminAdopt).args("node CONFIRM cluster").flags(OPERATOR).doc(
+    CommandSpec::session("datakeeper|adopt", 5, Run::AdminAdopt).args("node CONFIRM cluster").flags(ROLES).doc(
         Group::Server,
         "0.1.0",
         "Lets the cluster go on with what this node holds.",
     ),
-    CommandSpec::session("datakeeper|forget", 5, Run::AdminForget).args("node CONFIRM cluster").flags(OPERATOR).doc(
+    CommandSpec::session("datakeeper|forget", 5, Run::AdminForget).args("node CONFIRM cluster").flags(ROLES).doc(
         Group::Server,
         "0.1.0",
         "Waits no longer for what a lost node held.",
     ),
     CommandSpec::session("datakeeper|lower-peak", 5, Run::AdminLowerPeak)
         .args("size CONFIRM cluster")
-        .flags(OPERATOR)
+        .flags(ROLES)
         .doc(Group::Server, "0.1.0", "Makes the cluster smaller for good."),
     CommandSpec::session("datakeeper|set-config", -6, Run::AdminSetConfig)
         .args("key value [key value ...] CONFIRM cluster")
-        .flags(OPERATOR)
+        .flags(ROLES)
         .doc(Group::Server, "0.1.0", "Changes settings of the whole cluster."),
     CommandSpec::data("datakeeper|help", 2, help).flags(HELP_FLAGS).doc(
         Group::Server,

@@ -278,6 +278,7 @@ pub enum Group {
     Connection,
     Server,
     Cluster,
+    Transactions,
 }
 
 impl Group {
@@ -291,6 +292,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Server => "server",
             Group::Cluster => "cluster",
+            Group::Transactions => "transactions",
         }
     }
 }
@@ -457,6 +459,7 @@ impl CommandSpec {
                 Group::String => Categories::of(&[Category::String]),
                 Group::Bitmap => Categories::of(&[Category::Bitmap]),
                 Group::Connection => Categories::of(&[Category::Connection]),
+                Group::Transactions => Categories::of(&[Category::Transaction]),
                 Group::Server | Group::Cluster => Categories::of(&[]),
             };
         }
@@ -483,6 +486,12 @@ impl CommandSpec {
         let pace = if self.flags.has(Flag::Fast) { Category::Fast } else { Category::Slow };
         let implied = implied.into_iter().filter(|&(flag, _)| self.flags.has(flag)).map(|(_, category)| category);
         implied.fold(self.acl.with(pace), Categories::with)
+    }
+
+    /// Whether it looks at keys, or changes them.
+    #[must_use]
+    pub fn is_on_keys(&self) -> bool {
+        self.flags.has(Flag::Write) || self.flags.has(Flag::Readonly)
     }
 
     /// Whether that many arguments, the name included, may be given.

@@ -5,7 +5,9 @@
 //! only bytes that become `l`; a test keeps other characters out of command names.
 
 use crate::command::spec::CommandSpec;
-use crate::command::{CommandError, bits, expiry, generic, introspect, keyspace, lcs, server, session, string};
+use crate::command::{
+    CommandError, bits, expiry, generic, introspect, keyspace, lcs, server, session, string, transaction,
+};
 use crate::resp::Args;
 
 /// The families in the order in which COMMAND lists them.
@@ -19,6 +21,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     server::ROWS,
     introspect::ROWS,
     session::ROWS,
+    transaction::ROWS,
 ];
 
 /// Every command; subcommands are in their container's row.
@@ -215,7 +218,8 @@ mod tests {
             let (write, readonly) = (spec.flags.has(Flag::Write), spec.flags.has(Flag::Readonly));
             assert!(!(write && readonly), "{name} writes or not");
             assert!(write || !spec.flags.has(Flag::DenyOom), "{name} cannot grow the store without writing");
-            assert!(write || readonly || spec.keys == Keys::NONE, "{name} has keys but neither reads nor writes");
+            let keyed = write || readonly || name == "watch";
+            assert!(keyed || spec.keys == Keys::NONE, "{name} has keys but neither reads nor writes");
             assert!(spec.work == Work::Constant || !write, "{name}: a sliced command only reads");
             assert_eq!(matches!(spec.exec, Exec::Container), spec.subs.iter().len() > 0 && spec.arity == -2, "{name}");
         }

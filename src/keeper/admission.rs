@@ -3,14 +3,17 @@
 //! Every refusal here means *not executed*. What an election or a lease may still change is not refused but waits, up to
 //! [`HOLD_MS`].
 
+use std::borrow::Cow;
+
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Epoch};
 use crate::base::limits::{HOLD_MS, UNACKED_BYTES_MAX};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
+use crate::command::{Flag, Flags};
 use crate::replication::in_sync::may_commit;
 
-use super::session::Session;
+use super::session::{Session, host_and_port};
 use super::{Effect, Effects, Keeper};
 
 /// Why a command is not executed.
@@ -64,7 +67,28 @@ pub(super) struct Gates {
     pub write: Gate,
 }
 
+/// Why a command is not executed now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// It is tried again when something changes.
+    Waits,
+    /// It is answered with this error line.
+    Refused(Cow<'static, str>),
+}
+
+/// What a write that grows the store is answered when memory is full.
+pub(super) const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+
 impl Gates {
+    /// The gate that a command with these flags meets.
+    pub fn of(self, flags: Flags) -> Gate {
+        match (flags.has(Flag::Write), flags.has(Flag::Readonly)) {
+            (true, _) => self.write,
+            (false, true) => self.read,
+            (false, false) => Gate::Serve,
+        }
+    }
+
     /// Whether some command would have to wait.
     pub fn any_waits(self) -> bool {
         [self.read, self.write].iter().any(|g| matches!(g, Gate::Wait(_)))
@@ -113,6 +137,62 @@ impl Keeper {
             Gate::Serve
         };
         Gates { read: if self.may_read(now, asked) { Gate::Serve } else { Gate::Wait(Refusal::NoLease) }, write }
+    }
+
+    /// Whether no write may grow the store.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = self.config.max_memory;
+        limit > 0 && self.store.used_memory() > limit
+    }
+
+    /// Lets a command, or a transaction, through a gate, or says what stops it; `slot` is that of its first key.
+    pub(super) fn pass(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        gate: Gate,
+        grows: bool,
+        slot: impl FnOnce() -> u16,
+    ) -> Option<Held> {
+        let text = match gate {
+            Gate::Serve if grows && self.is_full() => OOM.into(),
+            Gate::Serve => return None,
+            Gate::Moved => self.redirect(now, conn, session, slot),
+            Gate::Wait(refusal) => {
+                if refusal == Refusal::Backlog
+                    && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS))
+                {
+                    // A very large value is on its way to the replicas: as long as it moves, there is an end to the wait.
+                    session.wait_until = None;
+                }
+                if self.may_wait(now, conn, &mut session.wait_until) {
+                    if refusal == Refusal::NoLease {
+                        self.ask_for_round(now, conn, &mut session.reads_asked);
+                    }
+                    return Some(Held::Waits);
+                }
+                refusal.text().into()
+            }
+            Gate::Refuse(refusal) => refusal.text().into(),
+        };
+        session.wait_until = None;
+        Some(Held::Refused(text))
+    }
+
+    /// The error line that sends a client to the leader.
+    pub(super) fn redirect(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        slot: impl FnOnce() -> u16,
+    ) -> Cow<'static, str> {
+        let Some(addr) = self.leader_client_addr().map(str::to_string) else { return Refusal::NoLeader.text().into() };
+        self.stats.redirects += 1;
+        self.note_redirect(now, conn, session);
+        let (host, port) = host_and_port(&addr);
+        format!("MOVED {} {host}:{port}", slot()).into()
     }
 
     /// Whether this follower has heard its leader so lately that clients can be sent there.

@@ -6,15 +6,17 @@
 
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Offset};
-use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
+use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
-use crate::command::{CommandSpec, Ctx, Done, Exec, Flag, keys_of, resolve, slot};
+use crate::command::{
+    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot,
+};
 use crate::replication::in_sync::may_commit;
-use crate::resp::{Args, Batch, Output, Reply};
+use crate::resp::{Args, Batch, Output, Protocol, Reply};
 use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
-use super::admission::{Gate, Gates, Refusal};
-use super::session::{Flow, Session, host_and_port};
+use super::admission::{Gate, Gates, Held};
+use super::session::{Flow, Session};
 use super::{Acks, Effects, Keeper};
 
 /// How far a batch came.
@@ -42,7 +44,7 @@ pub enum Next {
 }
 
 /// What became of one command.
-enum Outcome {
+pub(super) enum Outcome {
     Next,
     Stop(Next),
 }
@@ -127,7 +129,7 @@ impl Keeper {
     }
 
     /// Pass 1: starts loading what pass 2 will look at.
-    fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, hashes: &mut [Option<KeyHash>]) {
+    pub(super) fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, hashes: &mut [Option<KeyHash>]) {
         for (i, hash) in hashes.iter_mut().enumerate() {
             let args = batch.args(from + i, input);
             if let Ok(spec) = resolve(&args)
@@ -161,98 +163,95 @@ impl Keeper {
         let spec = match resolve(args) {
             Ok(spec) => spec,
             Err(error) => {
-                let text = error.text();
-                self.stats.error(&text);
-                Reply::new(out, protocol).error(&text);
+                session.fail_transaction();
                 // An HTTP request, which a page in somebody's browser can send here: its body is not to be taken for commands.
                 let name = args.get(0);
                 let http = name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
-                return if http { Outcome::Stop(Next::CloseAfter) } else { Outcome::Next };
+                let outcome = self.refuse(protocol, &error.text(), out);
+                return if http { Outcome::Stop(Next::CloseAfter) } else { outcome };
             }
         };
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
-            let text = "NOAUTH Authentication required.";
-            self.stats.error(text);
-            Reply::new(out, protocol).error(text);
-            return Outcome::Next;
+            return self.refuse(protocol, "NOAUTH Authentication required.", out);
         }
         session.last_command = spec.name;
+        if session.transaction.is_some()
+            && let Some(outcome) = self.queue(now, conn, session, gates, spec, args, out)
+        {
+            return outcome;
+        }
         match spec.exec {
             Exec::Data(run) => {
                 let write = spec.flags.has(Flag::Write);
-                let gate = match (write, spec.flags.has(Flag::Readonly)) {
-                    (true, _) => gates.write,
-                    (false, true) => gates.read,
-                    (false, false) => Gate::Serve,
-                };
-                if let Some(outcome) = self.pass(now, conn, session, spec, args, gate, out) {
+                let gate = gates.of(spec.flags);
+                let full = spec.flags.has(Flag::DenyOom) && self.is_full();
+                if (gate != Gate::Serve || full)
+                    && let Some(outcome) = self.stop_at(now, conn, session, spec, args, gate, out)
+                {
                     return outcome;
                 }
                 let before = out.mark();
-                let on_keys = write || spec.flags.has(Flag::Readonly);
-                let expire = on_keys && self.may_expire();
-                let mut ctx = Ctx {
-                    store: &mut self.store,
-                    reply: Reply::new(out, protocol),
-                    log: &mut self.scratch,
-                    clock: if on_keys { self.clock } else { now.wall },
-                    expire,
-                    first_key,
-                    chance: &mut self.rng,
-                    slice: &mut session.slice,
-                    emitted: 0,
-                };
-                let result = run(&mut ctx, args);
-                let emitted = ctx.emitted;
+                let (result, emitted) = self.call(now, session, spec, run, args, first_key, out);
                 if write && emitted == 0 && gates.read != Gate::Serve && matches!(result, Ok(Done::Done)) {
                     // A write that changes nothing is a read: no follower is asked for what it answers, so it needs the lease.
                     out.rewind(before);
-                    if let Some(outcome) = self.pass(now, conn, session, spec, args, gates.read, out) {
+                    if let Some(outcome) = self.stop_at(now, conn, session, spec, args, gates.read, out) {
                         return outcome;
                     }
                 }
                 session.wait_until = None;
                 if emitted > 0 {
-                    *need = self.append(session, spec, args, first_key);
-                } else if on_keys && self.acked < self.log.end() {
+                    *need = self.append(session);
+                    self.note_touched(spec, args, first_key, *need);
+                } else if self.acked < self.log.end() && spec.is_on_keys() {
                     *need = (*need).max(self.saw(spec, args, first_key));
                 }
                 match result {
                     Ok(Done::Done) => {}
                     Ok(Done::More) => return Outcome::Stop(Next::Again),
-                    Err(error) => {
-                        let text = error.text();
-                        self.stats.error(&text);
-                        Reply::new(out, protocol).error(&text);
-                    }
+                    Err(error) => _ = self.refuse(protocol, &error.text(), out),
                 }
                 session.slice = Default::default();
                 Outcome::Next
             }
-            Exec::Session(command) => match self.session_command(now, conn, session, command, args, out, fx) {
-                Flow::Done => {
-                    session.wait_until = None;
-                    Outcome::Next
+            Exec::Session(SessionCommand::Exec) => self.exec(now, conn, session, gates, out, need, fx),
+            Exec::Session(command) => {
+                if command == SessionCommand::Watch
+                    && session.transaction.is_none()
+                    && self.role != Role::Leader
+                    && let Some(outcome) = self.stop_at(now, conn, session, spec, args, gates.write, out)
+                {
+                    return outcome;
                 }
-                Flow::Block { until } => {
-                    self.waiting.insert(conn, until);
-                    self.blocked.insert(conn);
-                    Outcome::Stop(Next::Wait)
+                match self.session_command(now, conn, session, command, args, out, fx) {
+                    Flow::Done => {
+                        session.wait_until = None;
+                        Outcome::Next
+                    }
+                    Flow::Block { until } => {
+                        self.waiting.insert(conn, until);
+                        self.blocked.insert(conn);
+                        Outcome::Stop(Next::Wait)
+                    }
+                    Flow::Close => Outcome::Stop(Next::CloseAfter),
                 }
-                Flow::Close => Outcome::Stop(Next::CloseAfter),
-            },
-            Exec::Container => {
-                let error = crate::command::CommandError::WrongArity(spec.name);
-                self.stats.error(&error.text());
-                Reply::new(out, protocol).error(&error.text());
-                Outcome::Next
             }
+            Exec::Container => self.refuse(protocol, &CommandError::WrongArity(spec.name).text(), out),
         }
     }
 
-    /// Lets a data command through, or says what became of it.
+    /// Answers a command with an error.
+    pub(super) fn refuse(&mut self, protocol: Protocol, text: &str, out: &mut Output) -> Outcome {
+        if !text.starts_with("MOVED ") {
+            self.stats.error(text);
+        }
+        Reply::new(out, protocol).error(text);
+        Outcome::Next
+    }
+
+    /// Lets a command through a gate that may be closed, or says what became of it.
     #[allow(clippy::too_many_arguments)] // see `command`
-    fn pass(
+    fn stop_at(
         &mut self,
         now: Now,
         conn: ConnId,
@@ -262,66 +261,60 @@ impl Keeper {
         gate: Gate,
         out: &mut Output,
     ) -> Option<Outcome> {
-        let protocol = session.protocol;
-        let refusal = match gate {
-            Gate::Serve => {
-                let limit = self.config.max_memory;
-                if limit > 0 && spec.flags.has(Flag::DenyOom) && self.store.used_memory() > limit {
-                    let text = "OOM command not allowed when used memory > 'maxmemory'.";
-                    self.stats.error(text);
-                    Reply::new(out, protocol).error(text);
-                    return Some(Outcome::Next);
-                }
-                return None;
-            }
-            Gate::Moved => {
-                let key = keys_of(spec, args).next();
-                let addr = self.leader_client_addr().map(str::to_string);
-                if let Some(addr) = addr {
-                    self.stats.redirects += 1;
-                    session.wait_until = None;
-                    self.note_redirect(now, conn, session);
-                    let (host, port) = host_and_port(&addr);
-                    Reply::new(out, protocol).error(&format!("MOVED {} {host}:{port}", key.map_or(0, slot)));
-                    return Some(Outcome::Next);
-                }
-                Refusal::NoLeader
-            }
-            Gate::Wait(refusal) => {
-                if refusal == Refusal::Backlog
-                    && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS))
-                {
-                    // A very large value is on its way to the replicas: as long as it moves, there is an end to the wait.
-                    session.wait_until = None;
-                }
-                if self.may_wait(now, conn, &mut session.wait_until) {
-                    if refusal == Refusal::NoLease {
-                        self.ask_for_round(now, conn, &mut session.reads_asked);
-                    }
-                    return Some(Outcome::Stop(Next::Wait));
-                }
-                refusal
-            }
-            Gate::Refuse(refusal) => refusal,
-        };
-        session.wait_until = None;
-        self.stats.error(refusal.text());
-        Reply::new(out, protocol).error(refusal.text());
-        Some(Outcome::Next)
+        let slot = || keys_of(spec, args).next().map_or(0, slot);
+        match self.pass(now, conn, session, gate, spec.flags.has(Flag::DenyOom), slot)? {
+            Held::Waits => Some(Outcome::Stop(Next::Wait)),
+            Held::Refused(text) => Some(self.refuse(session.protocol, &text, out)),
+        }
     }
 
-    /// Makes an entry of what the command emitted; returns its offset.
-    fn append(
+    /// Calls a data command's function once. Returns what it said and how many mutations it left in `scratch`.
+    #[allow(clippy::too_many_arguments)] // see `command`
+    #[inline]
+    pub(super) fn call(
         &mut self,
+        now: Now,
         session: &mut Session,
         spec: &'static CommandSpec,
+        run: DataFn,
         args: &Args<'_>,
         first_key: Option<KeyHash>,
-    ) -> Offset {
+        out: &mut Output,
+    ) -> (Result<Done, CommandError>, u32) {
+        let on_keys = spec.is_on_keys();
+        let expire = on_keys && self.may_expire();
+        let mut ctx = Ctx {
+            store: &mut self.store,
+            reply: Reply::new(out, session.protocol),
+            log: &mut self.scratch,
+            clock: if on_keys { self.clock } else { now.wall },
+            expire,
+            first_key,
+            chance: &mut self.rng,
+            slice: &mut session.slice,
+            emitted: 0,
+        };
+        let result = run(&mut ctx, args);
+        (result, ctx.emitted)
+    }
+
+    /// Makes an entry of what was emitted; returns its offset.
+    pub(super) fn append(&mut self, session: &mut Session) -> Offset {
         let epoch = self.leading.as_ref().expect("only a leader executes commands with effects").epoch;
         let offset = self.log.append(epoch, self.clock, &mut self.scratch);
         self.applied = offset;
         session.last_write = offset;
+        offset
+    }
+
+    /// Notes that the command's keys were touched by the entry at `offset`.
+    pub(super) fn note_touched(
+        &mut self,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        first_key: Option<KeyHash>,
+        offset: Offset,
+    ) {
         if spec.keys.first == 0 {
             self.touched.all = offset;
         } else if spec.keys.last == 1 {
@@ -332,11 +325,10 @@ impl Keeper {
                 self.touched.set(self.store.hash(key).0, offset);
             }
         }
-        offset
     }
 
     /// Last entry that the command can have seen effects of.
-    fn saw(&self, spec: &'static CommandSpec, args: &Args<'_>, first_key: Option<KeyHash>) -> Offset {
+    pub(super) fn saw(&self, spec: &'static CommandSpec, args: &Args<'_>, first_key: Option<KeyHash>) -> Offset {
         if spec.keys.first == 0 {
             return self.log.end();
         }

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -23,6 +23,7 @@ mod notice;
 mod observe;
 mod report;
 mod session;
+mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -219,6 +219,12 @@ impl<'a> Args<'a> {
         self.spans.is_empty()
     }
 
+    /// Bytes of all of them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.spans.iter().map(|span| span.len()).sum()
+    }
+
     /// Argument `i`; 0 is the name.
     ///
     /// # Panics

@@ -9,6 +9,8 @@
 //! key come from outside; expired keys are data like others here: who may not see them is decided above, and only the leader
 //! removes them, by a logged mutation.
 //!
+//! Whether a watched key changed is noted there, too (`watch`).
+//!
 //! Not here: commands, limits on memory, eviction. `unsafe` is confined to `entry.rs`.
 
 #![deny(unsafe_code)]
@@ -22,15 +24,19 @@ mod scan;
 mod size_class;
 mod snapshot;
 mod table;
+mod watch;
 
 pub use entry::{Entry, INLINE_BYTES_MAX, Value};
 pub use mutation::{Event, Mutation, MutationError, ValueRef, mutations};
 pub use snapshot::Chunk;
+pub use watch::Watch;
 
+use crate::base::clock::Wall;
 use crate::base::ids::HashKey;
 use entry::{EntryBox, Splice};
 use expiry::Rover;
 use keyspace::Keyspace;
+use watch::Watched;
 
 /// SipHash-1-3 of a key under the dataset's secret. Numeric order is the order of segments, hence of SCAN and of snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,13 +48,14 @@ pub struct Store {
     space: Keyspace,
     /// Where active expiry goes on.
     rover: Rover,
+    watched: Watched,
 }
 
 impl Store {
     /// An empty store whose order of keys belongs to `hash_key`.
     #[must_use]
     pub fn new(hash_key: HashKey) -> Store {
-        Store { hash_key, space: Keyspace::new(&hash_key.0), rover: Rover::default() }
+        Store { hash_key, space: Keyspace::new(&hash_key.0), rover: Rover::default(), watched: Watched::default() }
     }
 
     /// The secret of the hash, for the learners of this dataset.
@@ -97,6 +104,9 @@ impl Store {
             m.key().is_none_or(|key| self.hash(key) == h),
             "a mutation applied under the hash of another key"
         );
+        if !self.watched.is_empty() {
+            self.watched.note(h, m);
+        }
         match m {
             Mutation::Put { key, value, expiry, event: _ } => match self.space.find(h, key) {
                 Some(place) => self.space.update(h, place, |entry| entry.put(value.clone(), *expiry)),
@@ -121,6 +131,29 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Watches a key for one more watcher, who sees it at the time `clock`.
+    pub fn watch(&mut self, h: KeyHash, key: &[u8], clock: Wall) -> Watch {
+        let table = self.space.table(h);
+        let entry = table.find(h, key).map(|place| table.get(place).as_entry());
+        self.watched.add(h, entry, clock)
+    }
+
+    /// Takes one [`Store::watch`] of a key back.
+    pub fn unwatch(&mut self, h: KeyHash) {
+        self.watched.remove(h);
+    }
+
+    /// Takes all of them back: for every watcher its keys have changed.
+    pub fn forget_watches(&mut self) {
+        self.watched = Watched::default();
+    }
+
+    /// Whether a key is not any more, at the time `clock`, what its watcher saw.
+    #[must_use]
+    pub fn has_changed(&self, h: KeyHash, watch: Watch, clock: Wall) -> bool {
+        self.watched.has_changed(h, watch, clock)
     }
 
     /// Keys, expired ones included.

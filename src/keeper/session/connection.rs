@@ -208,7 +208,8 @@ impl Keeper {
     }
 
     /// The connection is as if it were new; the library behind it is still the same.
-    pub(super) fn reset(&self, session: &mut Session, out: &mut Output) -> Answer {
+    pub(super) fn reset(&mut self, session: &mut Session, out: &mut Output) -> Answer {
+        self.end_transaction(session);
         session.protocol = Protocol::Resp2;
         session.trusted = self.config.password.is_none();
         session.name.clear();
@@ -268,19 +269,34 @@ impl Keeper {
 
     /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
     fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
-        let marks = [('b', self.waiting.contains_key(&conn)), ('r', s.readonly), ('e', s.no_evict), ('T', s.no_touch)];
+        let marks = [
+            ('x', s.transaction.is_some()),
+            ('b', self.waiting.contains_key(&conn)),
+            ('d', self.watched_keys_changed(s)),
+            ('r', s.readonly),
+            ('e', s.no_evict),
+            ('T', s.no_touch),
+        ];
         let mut flags: String = marks.iter().filter(|(_, on)| *on).map(|(mark, _)| mark).collect();
         if flags.is_empty() {
             flags.push('N');
         }
         let (age, idle) = (now.boot.ms_since(s.since) / 1_000, now.boot.ms_since(s.active_at) / 1_000);
+        let (queued, queued_bytes) = s.transaction.as_ref().map_or((-1, 0), |t| (t.len() as i64, t.memory()));
         let protocol = if s.protocol == Protocol::Resp3 { 3 } else { 2 };
         writeln!(
             text,
-            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 \
-             qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
+            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={queued} \
+             watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
              redir=-1 resp={protocol} lib-name={} lib-ver={}",
-            s.id, s.addr, s.local_addr, s.name, s.last_command, s.library.0, s.library.1
+            s.id,
+            s.addr,
+            s.local_addr,
+            s.name,
+            s.watches.len(),
+            s.last_command,
+            s.library.0,
+            s.library.1
         )
         .expect("a String takes any text");
     }

@@ -3,9 +3,9 @@
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
 //! The commands are in one file per family: `admin`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
 //! status), `memory` and `wait`;
-//! `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
+//! MULTI and its kin are in `keeper/transaction`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, MULTI, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
+//! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
 mod admin;
@@ -27,6 +27,7 @@ use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
 
+use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
 pub(super) use view::host_and_port;
@@ -74,6 +75,10 @@ pub(super) struct Session {
     pub change: Option<ChangeId>,
     /// What a command remembers that runs in slices.
     pub slice: SliceState,
+    /// What was queued since MULTI.
+    pub transaction: Option<Box<Transaction>>,
+    /// WATCH.
+    pub watches: Watches,
 }
 
 /// What became of a session command.
@@ -91,7 +96,7 @@ pub(super) enum Flow {
 }
 
 /// What a session command comes to; an error is the error line without the leading `-`, and nothing was written.
-type Answer = Result<Flow, Cow<'static, str>>;
+pub(super) type Answer = Result<Flow, Cow<'static, str>>;
 
 /// All sessions of this process.
 #[derive(Debug, Default)]
@@ -162,6 +167,8 @@ impl Keeper {
             reads_asked: None,
             change: None,
             slice: SliceState::default(),
+            transaction: None,
+            watches: Watches::default(),
         };
         self.sessions.map.insert(conn, session);
         true
@@ -169,7 +176,9 @@ impl Keeper {
 
     /// A client's connection is closed; whatever waited for it is forgotten.
     pub fn client_gone(&mut self, conn: ConnId) {
-        self.sessions.map.remove(&conn);
+        if let Some(mut session) = self.sessions.map.remove(&conn) {
+            self.end_transaction(&mut session);
+        }
         self.waiting.remove(&conn);
         self.blocked.remove(&conn);
         self.confirming.remove(&conn);
@@ -236,6 +245,11 @@ impl Keeper {
             SessionCommand::MemoryStats => self.memory_stats(&mut reply),
             SessionCommand::Role => self.role_command(now, &mut reply),
             SessionCommand::DataKeeperHandover => self.handover_command(now, args, &mut reply, fx),
+            SessionCommand::Discard => self.discard(session, &mut reply),
+            SessionCommand::Exec => unreachable!("it goes its own way: what it executes meets gates"),
+            SessionCommand::Multi => transaction::multi(session, &mut reply),
+            SessionCommand::Unwatch => self.unwatch_command(session, &mut reply),
+            SessionCommand::Watch => self.watch(session, args, &mut reply),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
             SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
             SessionCommand::Wait => self.wait(now, conn, session, args, &mut reply),

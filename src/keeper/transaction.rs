@@ -1,0 +1,376 @@
+//! Transactions: what MULTI queues, what EXEC executes, and what WATCH lets it depend on.
+//!
+//! ```text
+//!   MULTI ──► queue: checks, gates, QUEUED ──► EXEC ─┬─ a command could not be queued ──► EXECABORT
+//!                                                    ├─ a gate is closed ──► MOVED, or wait, or refused
+//!                                                    ├─ a watched key changed ──► null
+//!                                                    └─ all commands, under one hold of the lock, one entry of the log
+//! ```
+//! All mutations of one EXEC are one entry, so every replica and every later leader has all of them or none; its replies are
+//! held together like those of any batch. Commands that run in slices elsewhere run to their end here. A transaction is bounded
+//! as one command is (`TRANSACTION_ARGS_MAX`, `TRANSACTION_BYTES_MAX`), so that it fits an entry and EXEC ends soon.
+//!
+//! Watches are this leadership's: whoever leads next knows nothing of them, so at any change of leader or epoch they count
+//! as changed. WATCH is therefore redirected as a write is. An EXEC that writes needs the lease that reads need, because only
+//! afterwards it is known whether anything was written.
+//!
+//! The semantics, and the order of the checks, are those of `multi.c` and `processCommand` of Redis 7.2 in cluster mode. Not here: a
+//! way to take effects back; as in Redis, a command that fails does not keep the others from being executed.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::base::clock::Now;
+use crate::base::ids::{ConnId, Epoch, Offset};
+use crate::base::limits::{PREFETCH_GROUP, TRANSACTION_ARGS_MAX, TRANSACTION_BYTES_MAX, WATCHED_KEYS_MAX};
+use crate::command::{CommandSpec, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot};
+use crate::resp::{Args, Batch, Output, Reply};
+use crate::store::{KeyHash, Watch};
+
+use super::admission::{Gate, Gates, Held, OOM};
+use super::execute::{Next, Outcome};
+use super::session::{Answer, Flow, Session};
+use super::{Effects, Keeper};
+
+const NESTED: &str = "ERR MULTI calls can not be nested";
+const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
+const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
+const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
+const NOT_INSIDE: &str = "ERR Command not allowed inside a transaction";
+const TOO_LARGE: &str = "ERR the transaction is too large";
+const TOO_LARGE_EFFECTS: &str = "ERR the effects of the transaction are too large for one more command";
+const TOO_MANY_WATCHED: &str = "ERR this connection watches too many keys";
+const FAILED: &str = "EXECABORT Transaction discarded because of previous errors.";
+
+/// What was queued since MULTI.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    queue: Batch,
+    /// Arguments of the queued commands, and their bytes.
+    args: usize,
+    bytes: usize,
+    /// Whether there is a command that writes, that reads, that may grow the store.
+    writes: bool,
+    reads: bool,
+    grows: bool,
+    /// A command could not be queued: EXEC executes nothing, and nothing more is queued.
+    failed: bool,
+}
+
+impl Transaction {
+    /// Queued commands.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Bytes that they hold.
+    pub fn memory(&self) -> usize {
+        self.queue.memory()
+    }
+
+    fn fail(&mut self) {
+        *self = Transaction { failed: true, ..Transaction::default() };
+    }
+
+    /// Queues a command, if there is room for it.
+    fn push(&mut self, spec: &CommandSpec, args: &Args<'_>) -> Result<(), &'static str> {
+        self.args += args.len();
+        self.bytes += args.bytes();
+        if self.args > TRANSACTION_ARGS_MAX || self.bytes > TRANSACTION_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
+        self.writes |= spec.flags.has(Flag::Write);
+        self.reads |= spec.flags.has(Flag::Readonly);
+        self.grows |= spec.flags.has(Flag::DenyOom);
+        self.queue.push_args(*args);
+        Ok(())
+    }
+
+    /// The slot of the first key.
+    fn slot(&self) -> u16 {
+        let keys = (0..self.queue.len()).find_map(|i| {
+            let args = self.queue.args(i, &[]);
+            keys_of(queued_spec(&args), &args).next()
+        });
+        keys.map_or(0, slot)
+    }
+}
+
+/// The row of a command that was queued.
+fn queued_spec(args: &Args<'_>) -> &'static CommandSpec {
+    resolve(args).expect("only what was resolved is queued")
+}
+
+/// The keys that a connection watches, by their hashes, each as it was.
+#[derive(Debug, Default)]
+pub(super) struct Watches {
+    /// The leadership in which the first was watched.
+    epoch: Epoch,
+    keys: BTreeMap<u64, Watch>,
+}
+
+impl Watches {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+impl Session {
+    /// A command was refused: the transaction that it may belong to cannot be executed.
+    pub fn fail_transaction(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.fail();
+        }
+    }
+}
+
+pub(super) fn multi(session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+    if session.transaction.is_some() {
+        return Err(NESTED.into());
+    }
+    session.transaction = Some(Box::default());
+    reply.ok();
+    Ok(Flow::Done)
+}
+
+impl Keeper {
+    pub(super) fn discard(&mut self, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        if session.transaction.is_none() {
+            return Err(DISCARD_WITHOUT_MULTI.into());
+        }
+        self.end_transaction(session);
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    /// At the leader alone; elsewhere the client was redirected.
+    pub(super) fn watch(&mut self, session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        if session.transaction.is_some() {
+            return Err(WATCH_INSIDE_MULTI.into());
+        }
+        let epoch = self.leading.as_ref().expect("WATCH met the gate").epoch;
+        if session.watches.keys.len() + args.len() - 1 > WATCHED_KEYS_MAX {
+            return Err(TOO_MANY_WATCHED.into());
+        }
+        if session.watches.keys.is_empty() {
+            session.watches.epoch = epoch;
+        }
+        // What was watched under another leader has changed already; what is added makes no difference.
+        if session.watches.epoch == epoch {
+            for key in args.iter().skip(1) {
+                let hash = self.store.hash(key);
+                let (store, clock) = (&mut self.store, self.clock);
+                session.watches.keys.entry(hash.0).or_insert_with(|| store.watch(hash, key, clock));
+            }
+        }
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn unwatch_command(&mut self, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        self.unwatch(session);
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    /// Forgets what is queued and what is watched.
+    pub(super) fn end_transaction(&mut self, session: &mut Session) {
+        session.transaction = None;
+        self.unwatch(session);
+    }
+
+    fn unwatch(&mut self, session: &mut Session) {
+        let watches = std::mem::take(&mut session.watches);
+        if self.leading.as_ref().is_some_and(|l| l.epoch == watches.epoch) {
+            watches.keys.into_keys().for_each(|hash| self.store.unwatch(KeyHash(hash)));
+        }
+    }
+
+    /// Whether some watched key may not be any more what it was.
+    pub(super) fn watched_keys_changed(&self, session: &Session) -> bool {
+        let watches = &session.watches;
+        let here = self.leading.as_ref().is_some_and(|l| l.epoch == watches.epoch);
+        let changed =
+            |(hash, watch): (&u64, &Watch)| !here || self.store.has_changed(KeyHash(*hash), *watch, self.clock);
+        watches.keys.iter().any(changed)
+    }
+
+    /// Queues a command of a transaction, or refuses it; `None` if it is one that is executed at once.
+    #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
+    pub(super) fn queue(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        gates: Gates,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        out: &mut Output,
+    ) -> Option<Outcome> {
+        use SessionCommand::{Discard, Multi, Quit, Reset, Watch};
+        if matches!(spec.exec, Exec::Session(Multi | SessionCommand::Exec | Discard | Watch | Quit | Reset)) {
+            return None;
+        }
+        let first_slot = || keys_of(spec, args).next().map_or(0, slot);
+        let refused: Option<Cow<'static, str>> = match gates.of(spec.flags) {
+            _ if spec.flags.has(Flag::NoMulti) => Some(NOT_INSIDE.into()),
+            Gate::Moved => Some(self.redirect(now, conn, session, first_slot)),
+            Gate::Refuse(refusal) => Some(refusal.text().into()),
+            // Queueing takes memory, too, so everything is refused.
+            Gate::Serve | Gate::Wait(_) if self.is_full() => Some(OOM.into()),
+            // What it would wait for, EXEC waits for.
+            Gate::Serve | Gate::Wait(_) => {
+                let transaction = session.transaction.as_mut().expect("the caller looked");
+                if transaction.failed { None } else { transaction.push(spec, args).err().map(Cow::from) }
+            }
+        };
+        let Some(text) = refused else {
+            Reply::new(out, session.protocol).simple("QUEUED");
+            return Some(Outcome::Next);
+        };
+        session.fail_transaction();
+        Some(self.refuse(session.protocol, &text, out))
+    }
+
+    /// EXEC.
+    #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
+    pub(super) fn exec(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        gates: Gates,
+        out: &mut Output,
+        need: &mut Offset,
+        fx: &mut Effects,
+    ) -> Outcome {
+        let protocol = session.protocol;
+        let Some(transaction) = session.transaction.take() else {
+            return self.refuse(protocol, EXEC_WITHOUT_MULTI, out);
+        };
+        if transaction.failed {
+            self.end_transaction(session);
+            return self.refuse(protocol, FAILED, out);
+        }
+        let depends = transaction.writes || transaction.reads || session.watches.len() > 0;
+        for (gate, met) in [(gates.write, transaction.writes), (gates.read, depends)] {
+            if !met {
+                continue;
+            }
+            match self.pass(now, conn, session, gate, transaction.grows, || transaction.slot()) {
+                None => {}
+                Some(Held::Waits) => {
+                    session.transaction = Some(transaction);
+                    return Outcome::Stop(Next::Wait);
+                }
+                Some(Held::Refused(text)) => {
+                    self.end_transaction(session);
+                    return self.refuse(protocol, &refused(text), out);
+                }
+            }
+        }
+        session.wait_until = None;
+        let changed = self.watched_keys_changed(session);
+        self.unwatch(session);
+        if changed {
+            Reply::new(out, protocol).null_array();
+            return Outcome::Next;
+        }
+        let queue = &transaction.queue;
+        Reply::new(out, protocol).array(queue.len());
+        let mut from = 0;
+        while from < queue.len() {
+            let group = (queue.len() - from).min(PREFETCH_GROUP);
+            let mut hashes = [None; PREFETCH_GROUP];
+            self.touch_group(queue, &[], from, &mut hashes[..group]);
+            for (i, hash) in hashes[..group].iter().enumerate() {
+                self.exec_one(now, conn, session, &queue.args(from + i, &[]), *hash, out, need, fx);
+            }
+            from += group;
+        }
+        self.stats.commands += queue.len() as u64;
+        if !self.scratch.is_empty() {
+            *need = self.append(session);
+        }
+        Outcome::Next
+    }
+
+    /// Executes one command of a transaction to its end; its effects stay in `scratch`.
+    #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
+    fn exec_one(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        session: &mut Session,
+        args: &Args<'_>,
+        first_key: Option<KeyHash>,
+        out: &mut Output,
+        need: &mut Offset,
+        fx: &mut Effects,
+    ) {
+        let spec = queued_spec(args);
+        match spec.exec {
+            Exec::Data(run) => {
+                if spec.flags.has(Flag::Write) && self.scratch.len() + args.bytes() > TRANSACTION_BYTES_MAX {
+                    self.refuse(session.protocol, TOO_LARGE_EFFECTS, out);
+                    return;
+                }
+                loop {
+                    let (result, emitted) = self.call(now, session, spec, run, args, first_key, out);
+                    if emitted > 0 {
+                        self.note_touched(spec, args, first_key, self.log.end().next());
+                    } else if spec.is_on_keys() {
+                        *need = (*need).max(self.saw(spec, args, first_key));
+                    }
+                    match result {
+                        Ok(Done::More) => {}
+                        Ok(Done::Done) => break,
+                        Err(error) => {
+                            self.refuse(session.protocol, &error.text(), out);
+                            break;
+                        }
+                    }
+                }
+                session.slice = Default::default();
+            }
+            Exec::Session(command) => {
+                if let Flow::Block { .. } = self.session_command(now, conn, session, command, args, out, fx) {
+                    // Nothing waits within a transaction: as if its time were over.
+                    session.wait_until = Some(now.boot);
+                    self.session_command(now, conn, session, command, args, out, fx);
+                }
+                session.wait_until = None;
+            }
+            Exec::Container => unreachable!("a container has no row that resolves"),
+        }
+    }
+}
+
+/// The error line of an EXEC that was refused: as it is if it tells the client where or when to try again.
+fn refused(text: Cow<'static, str>) -> Cow<'static, str> {
+    match text.split(' ').next() {
+        Some("MOVED" | "CLUSTERDOWN" | "TRYAGAIN") => text,
+        _ => format!("EXECABORT Transaction discarded because of: {text}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_is_bounded_as_one_command_is() {
+        let mut batch = Batch::new();
+        batch.push_command(&vec![&b"DEL"[..]; TRANSACTION_ARGS_MAX / 2]);
+        let args = batch.args(0, &[]);
+        let spec = queued_spec(&args);
+        let mut transaction = Transaction::default();
+        assert_eq!(transaction.push(spec, &args), Ok(()));
+        assert_eq!(transaction.push(spec, &args), Ok(()));
+        assert_eq!((transaction.len(), transaction.bytes), (2, 3 * TRANSACTION_ARGS_MAX));
+        assert_eq!(transaction.push(spec, &args.tail(args.len() - 2)), Err(TOO_LARGE));
+        transaction.fail();
+        assert_eq!((transaction.len(), transaction.memory()), (0, 0), "what is never executed is not kept");
+    }
+}
