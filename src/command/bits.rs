@@ -401,10 +401,22 @@ impl Field {
         if self.signed { (bits << unused).cast_signed() >> unused } else { (bits << unused >> unused).cast_signed() }
     }
 
+    /// The least and the greatest number that it can be.
+    fn range(self) -> (i128, i128) {
+        if self.signed { (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) } else { (0, (1 << self.bits) - 1) }
+    }
+
+    /// The number that SET means, as Redis compares it in 64 bits: a negative one for an unsigned field is a large one, and so
+    /// is one for a signed field that is further below its greatest than 63 bits can say.
+    fn meant(self, number: i64) -> i128 {
+        let number = i128::from(number);
+        let least = if self.signed { self.range().1 - i128::from(i64::MAX) } else { 0 };
+        if self.bits < 64 && number < least { number + (1 << 64) } else { number }
+    }
+
     /// The number that is stored in place of `number`, if any is.
     fn fit(self, number: i128, overflow: Overflow) -> Option<i64> {
-        let (least, most) =
-            if self.signed { (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) } else { (0, (1 << self.bits) - 1) };
+        let (least, most) = self.range();
         let nearest = number.clamp(least, most);
         match overflow {
             _ if nearest == number => Some(nearest as i64),
@@ -460,11 +472,7 @@ impl Step {
     fn outcome(&self, held: i64) -> Option<(i64, i64)> {
         match *self {
             Step::Get(_) => Some((held, held)),
-            Step::Set(field, overflow, number) => {
-                // Redis takes the number for an unsigned one of 64 bits if the field is unsigned: a negative one is too large.
-                let number = if field.signed { number.into() } else { i128::from(number.cast_unsigned()) };
-                field.fit(number, overflow).map(|stored| (stored, held))
-            }
+            Step::Set(field, overflow, number) => field.fit(field.meant(number), overflow).map(|stored| (stored, held)),
             Step::Increment(field, overflow, by) => {
                 let sum = field.fit(i128::from(held) + i128::from(by), overflow);
                 sum.map(|stored| (stored, stored))

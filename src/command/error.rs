@@ -183,9 +183,9 @@ fn quoted(text: &[u8], room: usize) -> &[u8] {
     &text[..text.iter().position(|&byte| byte == 0).unwrap_or(text.len())]
 }
 
-/// A line break inside an error line would end it: spaces stand in.
+/// A line break inside an error line would end it: spaces stand in, and at the end it is left out.
 fn one_line(text: &[u8]) -> Box<str> {
-    String::from_utf8_lossy(text).replace(['\r', '\n'], " ").into()
+    String::from_utf8_lossy(text).trim_end_matches(['\r', '\n']).replace(['\r', '\n'], " ").into()
 }
 
 #[cfg(test)]

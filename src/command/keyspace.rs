@@ -206,8 +206,7 @@ impl Piece {
 }
 
 fn scan(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    let from = std::str::from_utf8(args.get(1)).ok().and_then(|text| text.parse().ok());
-    let from = from.ok_or(CommandError::InvalidCursor)?;
+    let from = cursor(args.get(1)).ok_or(CommandError::InvalidCursor)?;
     let (mut pattern, mut type_name, mut count) = (None, None, SCAN_COUNT);
     let mut i = 2;
     while i < args.len() {
@@ -239,9 +238,24 @@ fn scan(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     }))
 }
 
+/// A cursor as C's `strtoul` reads it, which Redis leaves it to: signs are taken, a negative number counts from 2^64, nothing is 0.
+fn cursor(text: &[u8]) -> Option<u64> {
+    let (negative, digits) = match text {
+        [] => return Some(0),
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(if negative { number.wrapping_neg() } else { number })
+}
+
 fn keys(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let pattern = args.get(1);
-    let wanted = |entry: &Entry<'_>| glob_matches(pattern, entry.key());
+    let wanted = |entry: &Entry<'_>| pattern == b"*" || glob_matches(pattern, entry.key());
     let plan = Plan { from: 0, count: usize::MAX, found_max: usize::MAX, collects: true, wanted };
     Ok(walk(ctx, plan, |reply, walk| reply.array(walk.found)))
 }
