@@ -29,6 +29,8 @@ pub const REQUIRED: &[&str] = &[
     "network: cut inside a piece",
     "network: half-open connection",
     "network: part of a frame arrived",
+    "operator: LOWER-PEAK begun",
+    "operator: SET-CONFIG begun",
     "outcome unknown",
     "read answered by a replica",
     "replies held",
@@ -69,8 +71,13 @@ pub const REQUIRED: &[&str] = &[
 ];
 
 /// What 2,000 seeds have to reach besides.
-pub const REQUIRED_OF_MANY: &[&str] =
-    &["role: leader -> replica", "role: leading -> joining", "role: syncing -> candidate"];
+pub const REQUIRED_OF_MANY: &[&str] = &[
+    "operator: FORGET begun",
+    "fallback copy stands",
+    "role: leader -> replica",
+    "role: leading -> joining",
+    "role: syncing -> candidate",
+];
 
 /// Counters by name.
 #[derive(Clone, Debug, Default)]

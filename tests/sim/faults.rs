@@ -1,8 +1,10 @@
 //! Letting faults loose, and lifting them.
 
+use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::state::MinInSync;
-use datakeeper::keeper::Event;
+use datakeeper::keeper::{Event, Next};
+use datakeeper::resp::{Batch, Output};
 
 use crate::clock::MS;
 use crate::setup::{FAULTS, Fault};
@@ -181,13 +183,13 @@ impl World {
                 self.service.model.set_config(config);
                 self.spread_notices();
             }
+            Fault::Operate => {
+                let Some(leader) = self.awake_leader() else { return };
+                self.count(fault);
+                self.operate(leader, n);
+            }
             Fault::HandOver => {
-                let Some(n) = self.leader().filter(|n| {
-                    self.nodes[*n].process.is_some()
-                        && self.nodes[*n].paused_until.max(self.nodes[*n].busy_until) <= self.t
-                }) else {
-                    return;
-                };
+                let Some(n) = self.awake_leader() else { return };
                 self.count(fault);
                 let within_ms = self.dice.log_between(1, 1_000);
                 self.call(n, |keeper, now, fx| keeper.begin_handover(now, None, within_ms, fx).is_ok());
@@ -205,6 +207,40 @@ impl World {
                 let wait = self.dice.log_between(5 * MS, 2_000 * MS);
                 self.after(wait, What::Start(n));
             }
+        }
+    }
+
+    /// The leader, if it can be called now.
+    fn awake_leader(&self) -> Option<usize> {
+        self.leader().filter(|n| {
+            let node = &self.nodes[*n];
+            node.process.is_some() && node.paused_until.max(node.busy_until) <= self.t
+        })
+    }
+
+    /// Gives node `leader` an operator's command, perhaps about node `about`, and does not wait for the answer.
+    fn operate(&mut self, leader: usize, about: usize) {
+        let about = format!("n{about}");
+        let peak = self.dice.between(1, self.nodes.len() as u64).to_string();
+        let minimum = self.dice.pick(&["auto", "1", "2"]);
+        let command: &[&str] = match self.dice.below(3) {
+            0 => &["FORGET", &about],
+            1 => &["LOWER-PEAK", &peak],
+            _ => &["SET-CONFIG", "min_in_sync", minimum],
+        };
+        let words = [&["DATAKEEPER"], command, &["CONFIRM", "sim"]].concat();
+        self.trace(|| words.join(" "));
+        let mut batch = Batch::new();
+        batch.push_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        let conn = ConnId(self.number());
+        let waits = self.call(leader, |k, now, fx| {
+            k.client_connected(now, conn, "operator:1".to_string(), format!("client-{leader}:1"));
+            let executed = k.execute(now, conn, &batch, b"", 0, &mut Output::new(), fx);
+            k.client_gone(conn);
+            executed.next == Next::Wait
+        });
+        if waits == Some(true) {
+            self.coverage.hit(&format!("operator: {} begun", command[0]));
         }
     }
 

@@ -42,10 +42,12 @@ pub enum Fault {
     Stop,
     /// The leader is asked to hand over.
     HandOver,
+    /// An operator gives the leader a command: FORGET, LOWER-PEAK or SET-CONFIG.
+    Operate,
 }
 
 /// Every fault, with the name that the counters use.
-pub const FAULTS: [(Fault, &str); 16] = [
+pub const FAULTS: [(Fault, &str); 17] = [
     (Fault::Kill, "fault: kill"),
     (Fault::FastRestart, "fault: fast restart"),
     (Fault::PowerLoss, "fault: power loss"),
@@ -62,6 +64,7 @@ pub const FAULTS: [(Fault, &str); 16] = [
     (Fault::Reconfigure, "fault: settings changed"),
     (Fault::Stop, "fault: stop"),
     (Fault::HandOver, "fault: handover"),
+    (Fault::Operate, "fault: operator's command"),
 ];
 
 /// A deliberate falsehood of the simulated world, to show that a check notices.

@@ -601,6 +601,7 @@ impl World {
             ("gave copy", "copy given up"),
             ("has to resync fully", "copy cannot be continued"),
             ("stepping down", "leader stepped down"),
+            ("as a fallback copy", "fallback copy stands"),
             ("out of the in-sync set", "set shrunk"),
             ("into the in-sync set", "set expanded"),
             ("lost the change", "change lost"),
