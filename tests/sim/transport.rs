@@ -13,6 +13,9 @@ use crate::world::{LinkSeat, PulseWish, What, World};
 /// Bytes of pulses that may be unread before the pulse thread leaves one out.
 const PULSE_WINDOW: usize = 4_000;
 
+/// Bytes that arrive together at most.
+const PIECE_BYTES_MAX: usize = 16 << 10;
+
 impl World {
     fn delay(&mut self) -> u64 {
         self.setup.latency + self.dice.below(self.setup.jitter + 1)
@@ -178,6 +181,8 @@ impl World {
             } else {
                 bytes.len()
             };
+            // The first bytes of much arrive long before the last ones.
+            let take = take.min(PIECE_BYTES_MAX);
             let piece = bytes.split_to(take);
             let wait = self.delay() + take as u64 * MS / bandwidth;
             self.send_piece(conn, end, wait, Piece::Data(piece));
