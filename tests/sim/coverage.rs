@@ -29,7 +29,6 @@ pub const REQUIRED: &[&str] = &[
     "network: cut inside a piece",
     "network: half-open connection",
     "network: part of a frame arrived",
-    "operator: LOWER-PEAK begun",
     "operator: SET-CONFIG begun",
     "outcome unknown",
     "read answered by a replica",

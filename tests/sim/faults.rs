@@ -58,7 +58,7 @@ impl World {
     /// Whether the loss of a process leaves a copy that `/state` names alive. Rarely it is lost all the same.
     fn may_lose(&mut self, n: usize) -> bool {
         let Some((state, _)) = self.service.model.state().state else { return true };
-        let others = state.in_sync.iter().any(|m| {
+        let others = state.in_sync.iter().chain(&state.fallback).any(|m| {
             self.nodes.iter().enumerate().any(|(i, node)| i != n && node.keeper().is_some_and(|k| *k.me() == *m))
         });
         others || self.dice.chance(4)

@@ -442,16 +442,16 @@ impl World {
         self.note_losses();
     }
 
-    /// Whether none of the copies that `/state` names lives.
+    /// Whether none of the copies that `/state` names lives, in sync or complete (fallback).
     pub fn note_losses(&mut self) {
         if let Some((state, _)) = self.service.model.state().state {
             let alive = |m: &datakeeper::cluster::state::Member| {
                 self.nodes.iter().any(|node| node.keeper().is_some_and(|k| *k.me() == *m))
             };
-            if !state.in_sync.iter().any(alive) && !self.lost_all {
+            if !state.in_sync.iter().chain(&state.fallback).any(alive) && !self.lost_all {
                 self.lost_all = true;
-                self.coverage.hit("every copy in sync lost");
-                self.trace(|| "every copy in sync is lost".to_string());
+                self.coverage.hit("every copy that counts lost");
+                self.trace(|| "every copy that counts is lost".to_string());
             }
         }
     }
