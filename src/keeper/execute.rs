@@ -283,11 +283,17 @@ impl Keeper {
     ) -> (Result<Done, CommandError>, u32) {
         let on_keys = spec.is_on_keys();
         let expire = on_keys && self.may_expire();
+        // Whole walks delete nothing on their way; below the minimum, nobody does.
+        let clock = match () {
+            () if !on_keys => now.wall,
+            () if expire && spec.keys.first > 0 => self.clock,
+            () => self.hiding_clock(),
+        };
         let mut ctx = Ctx {
             store: &mut self.store,
             reply: Reply::new(out, session.protocol),
             log: &mut self.scratch,
-            clock: if on_keys { self.clock } else { now.wall },
+            clock,
             expire,
             first_key,
             chance: &mut self.rng,

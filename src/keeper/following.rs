@@ -272,6 +272,7 @@ impl Keeper {
         link: LinkId,
         epoch: Epoch,
         sent_at: u64,
+        clock: Wall,
         fx: &mut Effects,
     ) -> Result<bool, WireError> {
         if epoch < self.highest && !self.config.rules.leaves_out(Rule::Fencing) {
@@ -283,6 +284,7 @@ impl Keeper {
         };
         f.heard = now.boot;
         f.sent_at = f.sent_at.max(sent_at);
+        self.heard_clock = self.heard_clock.max(clock);
         self.pulse.lock().grant(now, epoch, sent_at);
         Ok(true)
     }
@@ -296,7 +298,7 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, head.clock, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
@@ -356,7 +358,7 @@ impl Keeper {
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
-        if !self.hear_leader(now, link, head.epoch, head.sent_at, fx)? {
+        if !self.hear_leader(now, link, head.epoch, head.sent_at, head.clock, fx)? {
             return Ok(());
         }
         if let Some(body) = body {
@@ -461,6 +463,7 @@ impl Keeper {
             applied: self.applied,
             sent_at: f.sent_at,
             promise_ms: self.pulse.lock().promise_ms(),
+            clock: self.clock.max(self.heard_clock),
             whole: self.intake.as_ref().is_none_or(Intake::complete),
         })
     }

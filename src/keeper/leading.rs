@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::clock::{Boot, Now};
+use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{
     ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS,
@@ -55,6 +55,8 @@ pub(super) struct Follower {
     pub may_succeed: bool,
     /// Since when it lags far behind another member.
     pub outrun_since: Option<Boot>,
+    /// Its clock for expiry begins no lower, should it lead.
+    pub clock: Wall,
     /// Ends of what was sent, and when.
     pub marks: VecDeque<(Offset, Boot)>,
 }
@@ -76,6 +78,7 @@ impl Follower {
             leaving: false,
             may_succeed: false,
             outrun_since: None,
+            clock: Wall(0),
             marks: VecDeque::new(),
         }
     }
@@ -103,6 +106,9 @@ pub(super) struct Leading {
     pub admitting: Option<(CopyId, Boot)>,
     /// No learner is waited for before.
     pub admit_at: Boot,
+    /// The highest clock by which a key may have been hidden without a logged deletion, by this leader or an earlier one. Moves only
+    /// forward. Invariant: at most the `clock` of each member of the effective set, so no new leader shows the key again.
+    pub hidden_upto: Wall,
     /// When replicas are to be told of a new commit position if nothing else is sent to them before.
     pub commit_due: Option<Boot>,
     /// The latest read that needs a round of confirmations came then: what is sent later begins one.
@@ -158,9 +164,8 @@ impl Keeper {
         }
         self.pulse.lock().lead(epoch);
         // R7: an empty entry; the log before it is kept whole and executed only once the barrier is held.
-        self.clock = self.clock.max(now.wall);
-        let clock = self.clock;
-        let barrier = self.log.append(epoch, clock, &mut crate::base::segments::Segments::new());
+        self.clock = self.clock.max(self.heard_clock).max(now.wall);
+        let barrier = self.log.append(epoch, self.clock, &mut crate::base::segments::Segments::new());
         self.leading = Some(Leading {
             epoch,
             barrier,
@@ -171,6 +176,7 @@ impl Keeper {
             outrun: BTreeMap::new(),
             admitting: None,
             admit_at: now.boot,
+            hidden_upto: Wall(0),
             commit_due: None,
             round_at: Boot(0),
             beat_at: now.boot,
@@ -255,6 +261,7 @@ impl Keeper {
         }
         f.heard = now.boot;
         f.applied = f.applied.max(ack.applied);
+        f.clock = f.clock.max(ack.clock);
         let moved = ack.matched > f.matched || ack.whole && !f.whole;
         f.whole |= ack.whole;
         if ack.matched > f.matched {
@@ -338,7 +345,22 @@ impl Keeper {
         let leading = self.leading.as_mut().expect("leads");
         leading.ready = true;
         fx.push(Notice::info(format!("leader of epoch {}: serving from {}", leading.epoch, self.log.last())));
+        // Everybody in the set has acknowledged in this epoch, and has heard what an earlier leader hid by.
+        self.hiding_clock();
         self.resume_waiting(fx);
+    }
+
+    /// The clock by which a reply may take a key for expired without a logged deletion, which counts as used: a leader's is what all
+    /// who could replace it have confirmed, lest the key show again at a new leader whose own clock is behind.
+    pub(super) fn hiding_clock(&mut self) -> Wall {
+        let (Some(leading), Some(known)) = (&mut self.leading, &self.known) else { return self.clock };
+        let set = effective(&known.state, self.pending.as_ref().map(|p| &p.want));
+        let others = set.iter().filter(|m| ***m != self.me).map(|m| m.copy);
+        let learner = leading.admitting.map(|(copy, _)| copy);
+        let followers = &leading.followers;
+        let clocks = others.chain(learner).map(|copy| followers.get(&copy).map_or(Wall(0), |f| f.clock));
+        leading.hidden_upto = clocks.fold(self.clock, Wall::min).max(leading.hidden_upto);
+        leading.hidden_upto
     }
 
     /// Notes which keys an entry has touched.
@@ -374,6 +396,7 @@ impl Keeper {
         let beat = now.boot >= leading.beat_at;
         if beat {
             leading.beat_at = now.boot.plus_ms(heartbeat);
+            self.clock = self.clock.max(now.wall);
         }
         if commit || beat {
             self.wake_followers(fx);
@@ -511,12 +534,9 @@ impl Keeper {
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
                 && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES
         };
-        let Some((copy, f)) = leading
-            .followers
-            .iter()
-            .filter(near)
-            .find(|(_, f)| f.matched >= held || rules.leaves_out(Rule::ExpandWhenHeld))
-        else {
+        let Some((copy, f)) = leading.followers.iter().filter(near).find(|(_, f)| {
+            f.matched >= held && f.clock >= leading.hidden_upto || rules.leaves_out(Rule::ExpandWhenHeld)
+        }) else {
             let next = leading.followers.iter().find(near).map(|(copy, _)| *copy);
             if let Some(copy) = next.filter(|_| leading.admitting.is_none() && now.boot >= leading.admit_at) {
                 self.leading.as_mut().expect("leads").admitting = Some((copy, now.boot.plus_ms(ADMIT_MS)));

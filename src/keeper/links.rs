@@ -610,6 +610,7 @@ impl Keeper {
             upto: chunk.upto.unwrap_or(0),
             as_of: self.log.end(),
             keys: chunk.keys as u32,
+            clock: self.clock,
             total: bytes as u64,
             ..ChunkHead::default()
         };

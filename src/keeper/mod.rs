@@ -176,6 +176,8 @@ pub struct Keeper {
     /// The clock that decides what has expired: the leader's own, never running back; at a replica the last one received with
     /// everything before it applied.
     clock: Wall,
+    /// The highest clock of a leader that this node has heard, whatever it has applied: `clock` is not below it once this node leads.
+    heard_clock: Wall,
     /// What has arrived of a snapshot, until `applied` has passed its `as_of`.
     intake: Option<Intake>,
     /// A deposed leader serves nothing before the new one has confirmed what it had executed.
@@ -302,6 +304,7 @@ impl Keeper {
             applied: Offset::ZERO,
             acked: Offset::ZERO,
             clock: Wall(0),
+            heard_clock: Wall(0),
             intake: None,
             executed_floor: Offset::ZERO,
             touched: Touched::new(),

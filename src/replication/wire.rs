@@ -216,6 +216,8 @@ pub struct ChunkHead {
     pub acked: Offset,
     /// The leader's boot clock at sending, ns.
     pub sent_at: u64,
+    /// Its clock for expiry when the range was read.
+    pub clock: Wall,
     /// Bytes of the whole message.
     pub total: u64,
 }
@@ -235,6 +237,8 @@ pub struct Ack {
     pub sent_at: u64,
     /// How long it promised not to stand, ms.
     pub promise_ms: u32,
+    /// The highest clock for expiry that it has heard from a leader or used itself: should it lead, it begins no lower.
+    pub clock: Wall,
     /// Whether the last chunk of its snapshot has arrived, or there was none.
     pub whole: bool,
 }
@@ -418,9 +422,9 @@ pub fn stale(epoch: Epoch) -> Bytes {
 /// An acknowledgement.
 #[must_use]
 pub fn ack(ack: &Ack) -> Bytes {
-    let mut h = Vec::with_capacity(48);
+    let mut h = Vec::with_capacity(56);
     h.put_u128_le(ack.copy.0);
-    for n in [ack.matched.0, ack.applied.0, ack.sent_at] {
+    for n in [ack.matched.0, ack.applied.0, ack.sent_at, ack.clock.0] {
         h.put_u64_le(n);
     }
     h.put_u32_le(ack.promise_ms);
@@ -478,13 +482,13 @@ pub fn append_head(flags: u8, a: &AppendHead, body_crc: u32, body_len: usize) ->
 /// The frame head of (a part of) a chunk; the body follows as it is.
 #[must_use]
 pub fn chunk_head(flags: u8, c: &ChunkHead, body_crc: u32, body_len: usize) -> Bytes {
-    let mut h = [0u8; 60];
+    let mut h = [0u8; 68];
     let mut w = &mut h[..];
     for n in [c.epoch.0, c.from, c.upto, c.as_of.0] {
         w.put_u64_le(n);
     }
     w.put_u32_le(c.keys);
-    for n in [c.acked.0, c.sent_at, c.total] {
+    for n in [c.acked.0, c.sent_at, c.clock.0, c.total] {
         w.put_u64_le(n);
     }
     head(Kind::Chunk, flags, &h, body_crc, body_len)
@@ -573,6 +577,7 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
                 keys: r.u32()?,
                 acked: Offset(r.u64()?),
                 sent_at: r.u64()?,
+                clock: Wall(r.u64()?),
                 total: r.u64()?,
             };
             Frame::Chunk(flags, head, body)
@@ -583,6 +588,7 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
             matched: Offset(r.u64()?),
             applied: Offset(r.u64()?),
             sent_at: r.u64()?,
+            clock: Wall(r.u64()?),
             promise_ms: r.u32()?,
             whole: r.take::<1>()? != [0],
         }),
@@ -708,6 +714,7 @@ mod tests {
             applied: Offset(2),
             sent_at: 77,
             promise_ms: 500,
+            clock: Wall(6),
             whole: true,
         };
         assert_eq!(decode(&strip(&ack(&a))), Ok(Frame::Ack(a)));

@@ -2,9 +2,11 @@
 
 use datakeeper::base::ids::Epoch;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::Event;
+use datakeeper::cluster::state::MinInSync;
+use datakeeper::keeper::{Event, KeeperConfig};
 use datakeeper::replication::wire::Frame;
 
+use crate::support::world::World;
 use crate::{cluster, cluster_of, comes_to_rest, epoch, leads, set};
 
 /// What a leader that wakes up does next.
@@ -134,7 +136,7 @@ pub fn i15_a_promise_that_the_leader_cannot_use_ends_because_it_hangs_up() {
 /// 20. The new leader's wall clock is two seconds behind: what a read saw as expired must not come back.
 #[test]
 pub fn i20_what_a_read_saw_as_expired_stays_so_at_a_leader_whose_clock_is_behind() {
-    let mut world = crate::support::world::World::new(3);
+    let mut world = World::new(3);
     world.wall_ahead_ms.insert(0, 2_000);
     for i in 0..3 {
         world.start(i);
@@ -153,6 +155,56 @@ pub fn i20_what_a_read_saw_as_expired_stays_so_at_a_leader_whose_clock_is_behind
     world.run(60);
     assert_eq!(world.value(2, "k"), None, "the replica has heard the leader's clock");
     assert_eq!(world.ask(1, &["PTTL", "k"]), ":-2\r\n");
+}
+
+fn minimum_of_three(_: usize, config: &mut KeeperConfig) {
+    config.shared.min_in_sync = MinInSync::Count(3);
+}
+
+/// Three in sync of which three must hold a write; n0's wall clock is ahead, `e` lives until the given time by it. Then
+/// n2 dies, and a write is held: no expired key can be deleted.
+fn below_the_minimum() -> (World, u64) {
+    let mut world = World::new(3);
+    world.wall_ahead_ms.insert(0, 2_000);
+    world.tune = minimum_of_three;
+    for i in 0..3 {
+        world.start(i);
+        world.run_until("it is in sync", 1_000, |w| leads(w, 0) && w.in_sync() == i + 1);
+    }
+    assert_eq!(world.ask(0, &["SET", "e", "v", "PX", "1000"]), "+OK\r\n");
+    let until = world.now_ms + 1_000;
+    world.run(60);
+    world.stop(2, 0);
+    let mut write = world.write(0, "k", "held");
+    world.crash(2);
+    world.run_until("n2 is out", 500, |w| w.in_sync() == 2);
+    assert!(!world.answered(&mut write));
+    (world, until)
+}
+
+/// 20. Below the minimum, a key that is hidden without a logged deletion stays so, also if the new leader's clock is behind.
+#[test]
+fn i20_what_was_hidden_below_the_minimum_stays_so_at_a_leader_whose_clock_is_behind() {
+    let (mut world, until) = below_the_minimum();
+    world.run(until + 200 - world.now_ms);
+    assert_eq!(world.value(0, "e"), None, "by n0's clock");
+    world.crash(0);
+    world.run_until("n1 leads", 700, |w| leads(w, 1));
+    assert_eq!(world.keeper(1).store().len(), 2, "it is hidden, not deleted");
+    assert_eq!(world.value(1, "e"), None);
+}
+
+/// 20. And it is hidden only by a clock that everybody in the set has confirmed: until then it shows.
+#[test]
+fn i20_below_the_minimum_a_key_is_hidden_only_by_a_clock_that_all_have_confirmed() {
+    let (mut world, until) = below_the_minimum();
+    world.run(until - 1 - world.now_ms);
+    world.stop(1, 0);
+    world.run(20);
+    assert_eq!(world.value(0, "e").as_deref(), Some("v"), "n1 might not have heard that it is over");
+    world.let_through(1, 0);
+    world.run(60);
+    assert_eq!(world.value(0, "e"), None);
 }
 
 /// 20. A read that deletes an expired key is answered once that is acknowledged: until then the key could come back.

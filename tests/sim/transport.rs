@@ -166,6 +166,7 @@ impl World {
             applied: datakeeper::base::ids::Offset(0),
             sent_at: 0,
             promise_ms: 500,
+            clock: datakeeper::base::clock::Wall(0),
             whole: true,
         };
         let frame = wire::ack(&ack).slice(4..);
