@@ -31,7 +31,7 @@ fn behind_valves() -> Option<(Cluster, Vec<Valve>)> {
     let session = format!("zookeeper.session_timeout_ms={}", SESSION.as_millis());
     let valves: Vec<Valve> = (0..3).map(|_| Valve::start(zookeeper.address())).collect();
     let node = |i: usize| Node::new(&format!("n{}", i + 1), &valves[i].address(), &["--set", &session]);
-    let mut cluster = Cluster { nodes: (0..3).map(node).collect(), zookeeper };
+    let mut cluster = Cluster { nodes: (0..3).map(node).collect(), zookeeper, network: None };
     cluster.nodes.iter_mut().for_each(|node| node.process.start());
     cluster.wait_until_whole();
     Some((cluster, valves))

@@ -26,6 +26,45 @@ pub enum Fault {
     KillZooKeeper(u64),
     /// SIGSTOP of ZooKeeper.
     FreezeZooKeeper(u64),
+    /// Silence on the way between some of them. Clients reach all nodes.
+    Cut(Cut, u64),
+}
+
+/// Between whom everything that is sent is lost, without a sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The leader and the replicas.
+    LeaderFromReplicas,
+    /// The leader and ZooKeeper.
+    LeaderFromZooKeeper,
+    /// The leader and all others.
+    LeaderFromAll,
+    /// Only what the leader sends to the replicas: it is heard by none, and hears them.
+    MuteLeader,
+    /// Only what the replicas send to the leader.
+    DeafLeader,
+    /// The leader and one replica.
+    ReplicaFromLeader,
+}
+
+impl Cut {
+    /// Who is not heard by whom, as the numbers of hosts.
+    fn ways(self, leader: usize) -> Vec<(usize, usize)> {
+        let replicas = [(leader + 1) % 3, (leader + 2) % 3];
+        let zookeeper = 3;
+        let (others, leader_speaks, others_speak) = match self {
+            Cut::LeaderFromReplicas => (replicas.to_vec(), true, true),
+            Cut::LeaderFromZooKeeper => (vec![zookeeper], true, true),
+            Cut::LeaderFromAll => (vec![replicas[0], replicas[1], zookeeper], true, true),
+            Cut::MuteLeader => (replicas.to_vec(), true, false),
+            Cut::DeafLeader => (replicas.to_vec(), false, true),
+            Cut::ReplicaFromLeader => (vec![replicas[0]], true, true),
+        };
+        let both = others
+            .iter()
+            .flat_map(|other| [leader_speaks.then_some((leader, *other)), others_speak.then_some((*other, leader))]);
+        both.flatten().collect()
+    }
 }
 
 /// All of them, and how often each is tried.
@@ -41,6 +80,12 @@ pub fn all() -> Vec<(Fault, usize)> {
         (Fault::FreezeLeader(20), 1),
         (Fault::KillZooKeeper(10), 2),
         (Fault::FreezeZooKeeper(30), 1),
+        (Fault::Cut(Cut::LeaderFromReplicas, 8), 3),
+        (Fault::Cut(Cut::LeaderFromZooKeeper, 8), 3),
+        (Fault::Cut(Cut::LeaderFromAll, 8), 3),
+        (Fault::Cut(Cut::MuteLeader, 8), 3),
+        (Fault::Cut(Cut::DeafLeader, 8), 3),
+        (Fault::Cut(Cut::ReplicaFromLeader, 8), 3),
     ]
 }
 
@@ -58,20 +103,28 @@ impl Fault {
             Fault::FreezeLeader(_) => "freeze-leader-5s",
             Fault::KillZooKeeper(_) => "kill-zookeeper",
             Fault::FreezeZooKeeper(_) => "freeze-zookeeper-30s",
+            Fault::Cut(Cut::LeaderFromReplicas, _) => "cut-leader-from-replicas",
+            Fault::Cut(Cut::LeaderFromZooKeeper, _) => "cut-leader-from-zookeeper",
+            Fault::Cut(Cut::LeaderFromAll, _) => "cut-leader-from-all",
+            Fault::Cut(Cut::MuteLeader, _) => "mute-leader",
+            Fault::Cut(Cut::DeafLeader, _) => "deaf-leader",
+            Fault::Cut(Cut::ReplicaFromLeader, _) => "cut-replica-from-leader",
         }
     }
 
     /// The cluster that it happens to; none, with a message, where that is not possible.
     pub fn cluster(self, more: &[&str]) -> Option<Cluster> {
-        Cluster::start(more)
+        if matches!(self, Fault::Cut(..)) { Cluster::start_apart(more) } else { Cluster::start(more) }
     }
 
     /// What clients do meanwhile.
     pub fn load(self) -> Load {
         match self {
-            Fault::FreezeLeader(_) | Fault::RestartAll | Fault::KillZooKeeper(_) | Fault::FreezeZooKeeper(_) => {
-                Load::STEADY
-            }
+            Fault::FreezeLeader(_)
+            | Fault::RestartAll
+            | Fault::KillZooKeeper(_)
+            | Fault::FreezeZooKeeper(_)
+            | Fault::Cut(..) => Load::STEADY,
             Fault::KillLeader | Fault::KillReplica | Fault::RestartLeader | Fault::HandOver | Fault::EndLeader => {
                 Load::HEAVY
             }
@@ -94,6 +147,8 @@ impl Fault {
                 Some(true)
             }
             Fault::KillReplica | Fault::KillZooKeeper(_) | Fault::FreezeZooKeeper(_) => Some(false),
+            Fault::Cut(Cut::LeaderFromZooKeeper | Cut::ReplicaFromLeader, _) => Some(false),
+            Fault::Cut(..) => None,
             Fault::RestartAll => None,
         }
     }
@@ -117,6 +172,7 @@ impl Fault {
             Fault::FreezeLeader(_) => process.freeze(),
             Fault::KillZooKeeper(_) => cluster.zookeeper.kill(),
             Fault::FreezeZooKeeper(_) => cluster.zookeeper.freeze(),
+            Fault::Cut(cut, _) => cluster.network.as_ref().expect("nodes apart").cut(&cut.ways(target)),
         }
     }
 
@@ -142,6 +198,10 @@ impl Fault {
             Fault::FreezeZooKeeper(seconds) => {
                 last(struck, seconds);
                 cluster.zookeeper.thaw();
+            }
+            Fault::Cut(cut, seconds) => {
+                last(struck, seconds);
+                cluster.network.as_ref().expect("nodes apart").mend(&cut.ways(target));
             }
         }
     }

@@ -1,5 +1,5 @@
 //! Real faults: three `datakeeper` processes around a real ZooKeeper, clients that write and read all the time, and something that
-//! happens to a node or to ZooKeeper meanwhile. Afterwards nothing that was answered may have been untrue.
+//! happens to a node, to ZooKeeper or to the network meanwhile. Afterwards nothing that was answered may have been untrue.
 //!
 //! ```text
 //!   writers ───── keys of their own, numbers that only grow ──────────► lost: answered OK and gone
@@ -28,7 +28,7 @@ use std::time::Instant;
 use support::cluster::{Cluster, alone};
 use support::writers::{Load, RECOVERY_MAX, Writers, assert_kept, first_write_after, wait_for_load};
 
-use crate::fault::Fault;
+use crate::fault::{Cut, Fault};
 use crate::table::Table;
 use crate::trial::{Verdict, trial};
 
@@ -94,6 +94,12 @@ fn no_acknowledged_write_is_lost_when_one_leader_after_the_other_is_killed() {
 fn short_faults_break_no_promise() {
     let faults = [Fault::KillReplica, Fault::RestartLeader, Fault::FreezeLeader(5), Fault::HandOver, Fault::RestartAll];
     run(&faults.map(|fault| (fault, 1)), &[]);
+}
+
+#[test]
+fn short_partitions_of_the_leader_break_no_promise() {
+    let faults = [Cut::LeaderFromReplicas, Cut::LeaderFromAll, Cut::MuteLeader];
+    run(&faults.map(|cut| (Fault::Cut(cut, 2), 1)), &[]);
 }
 
 /// All faults, or those that `DATAKEEPER_FAULTS` names, with the default periods.

@@ -18,6 +18,7 @@ use datakeeper::cluster::status::Status;
 
 use super::client::{Client, Reply, ask};
 use super::eventually;
+use super::network::{Host, Network, command};
 use super::tools::{Said, said};
 use super::zookeeper::ZooKeeper;
 
@@ -95,6 +96,8 @@ fn signal(pid: u32, signal: i32) {
 /// A running or ended process of the binary, and everything that it and its predecessors of the same name said.
 pub struct Process {
     name: String,
+    /// Where it runs; none: just here.
+    host: Option<Host>,
     args: Vec<String>,
     environment: Vec<(&'static str, String)>,
     child: Option<Child>,
@@ -109,7 +112,7 @@ impl Process {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = format!("datakeeper-{}-{number}-{name}.log", std::process::id());
         let said = std::env::temp_dir().join(file);
-        Process { name: name.to_string(), args, environment: Vec::new(), child: None, said }
+        Process { name: name.to_string(), host: None, args, environment: Vec::new(), child: None, said }
     }
 
     /// Sets a variable for all runs to come.
@@ -124,7 +127,7 @@ impl Process {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(&self.said).expect("a file for the log");
-        let child = Command::new(binary())
+        let child = command(binary(), self.host.as_ref())
             .args(&self.args)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -267,7 +270,19 @@ impl Node {
     /// Prepares a node with nothing but its name, its addresses and where ZooKeeper is; `more` are further arguments.
     #[must_use]
     pub fn new(name: &str, zookeeper: &str, more: &[&str]) -> Node {
-        let (addr, replication, admin) = (free_addr(), free_addr(), free_addr());
+        Node::listening(name, [free_addr(), free_addr(), free_addr()], zookeeper, more)
+    }
+
+    /// The same, at a host of its own.
+    #[must_use]
+    pub fn on(host: &Host, name: &str, zookeeper: &str, more: &[&str]) -> Node {
+        let addrs = [6379, 16379, 26379].map(|port| SocketAddr::from((host.ip, port)));
+        let mut node = Node::listening(name, addrs, zookeeper, more);
+        node.process.host = Some(host.clone());
+        node
+    }
+
+    fn listening(name: &str, [addr, replication, admin]: [SocketAddr; 3], zookeeper: &str, more: &[&str]) -> Node {
         let mut args: Vec<String> = ["server", "--node-name", name].map(String::from).into();
         for (flag, value) in [("--listen", addr), ("--replication-listen", replication), ("--admin-listen", admin)] {
             args.extend([flag.to_string(), value.to_string()]);
@@ -344,8 +359,10 @@ pub fn wait_until_whole(nodes: &[SocketAddr]) -> (usize, Epoch) {
 pub struct Cluster {
     /// In the order of their names: n1, n2, ...
     pub nodes: Vec<Node>,
-    /// Ends last.
+    /// Ends after them.
     pub zookeeper: ZooKeeper,
+    /// Ends last. Each node's host, and then ZooKeeper's; none if all of them share this machine's network.
+    pub network: Option<Network>,
 }
 
 impl Cluster {
@@ -356,10 +373,24 @@ impl Cluster {
         let zookeeper = ZooKeeper::start()?;
         let address = zookeeper.address();
         let nodes = ["n1", "n2", "n3"].map(|name| Node::new(name, &address, more)).into();
-        let mut cluster = Cluster { nodes, zookeeper };
-        cluster.nodes.iter_mut().for_each(|node| node.process.start());
-        cluster.wait_until_whole();
-        Some(cluster)
+        Some(Cluster { nodes, zookeeper, network: None }.started())
+    }
+
+    /// The same, with a host for each node and one for ZooKeeper; none, with a message, where that is not possible.
+    #[must_use]
+    pub fn start_apart(more: &[&str]) -> Option<Cluster> {
+        let network = Network::start(4)?;
+        let zookeeper = ZooKeeper::start_on(Some(&network.hosts[3]))?;
+        let address = zookeeper.address();
+        let node = |i: usize| Node::on(&network.hosts[i], &format!("n{}", i + 1), &address, more);
+        let nodes = (0..3).map(node).collect();
+        Some(Cluster { nodes, zookeeper, network: Some(network) }.started())
+    }
+
+    fn started(mut self) -> Cluster {
+        self.nodes.iter_mut().for_each(|node| node.process.start());
+        self.wait_until_whole();
+        self
     }
 
     /// Where clients connect, in order.

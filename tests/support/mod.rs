@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod faults;
 pub mod linearizable;
+pub mod network;
 pub mod tools;
 pub mod tripwire;
 pub mod valve;

@@ -7,11 +7,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use super::network::{Host, command};
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 const LOG_JAR: &str = "/usr/share/java/slf4j-simple.jar";
@@ -21,7 +23,9 @@ const READY_CAP: Duration = Duration::from_secs(30);
 /// A server, killed and its data deleted when dropped.
 pub struct ZooKeeper {
     child: Option<Child>,
-    port: u16,
+    /// Where it runs; none: just here.
+    host: Option<Host>,
+    listen: SocketAddr,
     directory: PathBuf,
     class_path: String,
 }
@@ -33,6 +37,15 @@ impl ZooKeeper {
     /// If it is not possible and `DATAKEEPER_REQUIRE_ZOOKEEPER` is set, or if a server was started and never answers.
     #[must_use]
     pub fn start() -> Option<ZooKeeper> {
+        ZooKeeper::start_on(None)
+    }
+
+    /// The same, at a host of its own.
+    ///
+    /// # Panics
+    /// As [`ZooKeeper::start`].
+    #[must_use]
+    pub fn start_on(host: Option<&Host>) -> Option<ZooKeeper> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let class_path = match class_path() {
             Ok(class_path) => class_path,
@@ -48,7 +61,11 @@ impl ZooKeeper {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("datakeeper-zookeeper-{}-{number}", std::process::id()));
         fs::create_dir_all(directory.join("data")).expect("a directory for ZooKeeper's data");
-        let mut server = ZooKeeper { child: None, port: free_port(), directory, class_path };
+        let listen = match host {
+            Some(host) => SocketAddr::from((host.ip, 2181)),
+            None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
+        };
+        let mut server = ZooKeeper { child: None, host: host.cloned(), listen, directory, class_path };
         server.restart();
         Some(server)
     }
@@ -56,7 +73,7 @@ impl ZooKeeper {
     /// `host:port` for clients.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.listen.to_string()
     }
 
     /// Kills the server at once, as a power cut would; its data stay.
@@ -85,7 +102,7 @@ impl ZooKeeper {
         assert!(self.child.is_none(), "the server is running");
         let config = self.write_config();
         let log = fs::File::options().create(true).append(true).open(self.directory.join("log")).expect("a log file");
-        let child = Command::new("java")
+        let child = command("java", self.host.as_ref())
             .args(["-Xmx64m", "-Xms16m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Djava.net.preferIPv4Stack=true")
             .args(["-cp", &self.class_path, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
@@ -132,11 +149,12 @@ impl ZooKeeper {
         let path = self.directory.join("zoo.cfg");
         let data = self.directory.join("data");
         let text = format!(
-            "tickTime=100\ninitLimit=50\nsyncLimit=20\ndataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
+            "tickTime=100\ninitLimit=50\nsyncLimit=20\ndataDir={}\nclientPort={}\nclientPortAddress={}\n\
              admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok,mntr\nmaxClientCnxns=0\n\
              minSessionTimeout=200\nmaxSessionTimeout=60000\nforceSync=no\n",
             data.display(),
-            self.port
+            self.listen.port(),
+            self.listen.ip()
         );
         fs::write(&path, text).expect("a configuration file");
         path
@@ -144,9 +162,8 @@ impl ZooKeeper {
 
     /// A connection alone proves nothing; the answer to `srvr` names the mode once the server serves.
     fn answers(&self) -> bool {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let ask = || -> std::io::Result<String> {
-            let mut connection = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+            let mut connection = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1))?;
             connection.set_read_timeout(Some(Duration::from_secs(1)))?;
             connection.write_all(b"srvr")?;
             let mut answer = String::new();
