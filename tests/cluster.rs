@@ -19,6 +19,8 @@ use support::{eventually, tools};
 
 /// Keys that are loaded through a pipe.
 const PIPED: usize = 200_000;
+/// Transactions of each of the clients that count one key up.
+const COUNTS: i64 = 50;
 /// Big values. The biggest is the biggest there may be; unoptimised builds take too long for it.
 const BIG: &[usize] = if cfg!(debug_assertions) { &[9 << 20, 64 << 20] } else { &[9 << 20, 512 << 20] };
 
@@ -86,6 +88,39 @@ fn client_libraries_work_plain_and_cluster() {
             .query(&mut plain)
             .expect("a pipeline");
         assert_eq!((a.as_str(), b, c), ("OK", 42, vec![Some("42".to_string()), None]));
+        let transaction: (i64, Option<String>) = redis::pipe()
+            .atomic()
+            .set("counter", 1)
+            .ignore()
+            .incr("counter", 1)
+            .get("absent")
+            .query(&mut plain)
+            .expect("EXEC");
+        assert_eq!(transaction, (2, None));
+    }
+
+    let url = format!("redis://{}/", leader.addr);
+    let counts = |_| {
+        let mut connection = redis::Client::open(&*url).expect("a URL").get_connection().expect("a connection");
+        std::thread::spawn(move || {
+            for _ in 0..COUNTS {
+                let keys = ["watched", "twice"];
+                let () = redis::transaction(&mut connection, &keys, |connection, pipe| {
+                    let counted: i64 = connection.get::<_, Option<i64>>("watched")?.unwrap_or(0);
+                    let values = [("watched", counted + 1), ("twice", 2 * (counted + 1))];
+                    pipe.mset(&values).ignore().query(connection)
+                })
+                .expect("WATCH, MULTI and EXEC until nobody came in between");
+            }
+        })
+    };
+    let counting: Vec<_> = (0..4).map(counts).collect();
+    counting.into_iter().for_each(|thread| thread.join().expect("no error"));
+    let counted = (4 * COUNTS).to_string();
+    answers(leader, "GET watched", &bulk(&counted));
+    for replica in &replicas {
+        answers(replica, "GET watched", &bulk(&counted));
+        answers(replica, "GET twice", &bulk(&(8 * COUNTS).to_string()));
     }
 
     // Told about a replica only, the cluster client finds the leader.

@@ -20,8 +20,19 @@ use crate::world::{What, World};
 #[derive(Clone, Debug)]
 pub struct Command {
     pub args: Vec<Vec<u8>>,
-    /// What it is in the history: several for MSET, none for what is not judged.
+    /// What it is in the history: several for MSET, one per queued command for EXEC, none for what is not judged.
     pub ops: Vec<usize>,
+}
+
+impl Command {
+    /// A command that is not judged.
+    fn unjudged(words: &[&[u8]]) -> Command {
+        Command { args: words.iter().map(|w| w.to_vec()).collect(), ops: Vec::new() }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.args[0] == name.as_bytes()
+    }
 }
 
 /// One client.
@@ -41,6 +52,10 @@ pub struct Client {
     /// Keys it still has to fill before anything else.
     to_fill: usize,
     values: u64,
+    /// It watches [`WATCHED`].
+    watches: bool,
+    /// What it read there since, to be counted up in a transaction.
+    counted: Option<i64>,
 }
 
 /// A connection between a client and a node.
@@ -71,34 +86,55 @@ pub struct ClientConn {
 /// A reply in RESP2, as far as these clients need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Resp {
-    Simple,
+    Simple(String),
     Error(String),
     Integer(i64),
     Bulk(Option<Vec<u8>>),
-    Array,
+    Array(Vec<Resp>),
+    /// An EXEC that executed nothing because a watched key had changed.
+    NullArray,
+}
+
+impl Resp {
+    /// What it means to an operation.
+    fn answer(&self) -> Answer {
+        match self {
+            Resp::Simple(_) => Answer::Done,
+            Resp::Integer(i) => Answer::Number(*i),
+            Resp::Bulk(value) => Answer::Value(value.clone()),
+            Resp::Error(_) | Resp::NullArray => Answer::Refused,
+            Resp::Array(_) => unreachable!("only EXEC has one"),
+        }
+    }
 }
 
 /// Takes one reply off the front; `None` if it is not whole.
 fn take_reply(bytes: &mut Vec<u8>) -> Option<Resp> {
-    let line_end = bytes.windows(2).position(|w| w == b"\r\n")?;
-    let line = String::from_utf8_lossy(&bytes[1..line_end]).to_string();
-    let mut end = line_end + 2;
-    let reply = match bytes[0] {
-        b'+' => Resp::Simple,
+    let mut rest = &bytes[..];
+    let reply = parse_reply(&mut rest)?;
+    bytes.drain(..bytes.len() - rest.len());
+    Some(reply)
+}
+
+fn parse_reply(rest: &mut &[u8]) -> Option<Resp> {
+    let line_end = rest.windows(2).position(|w| w == b"\r\n")?;
+    let (kind, line) = (rest[0], String::from_utf8_lossy(&rest[1..line_end]).to_string());
+    *rest = &rest[line_end + 2..];
+    let len = || line.parse::<usize>().expect("a length");
+    Some(match kind {
+        b'+' => Resp::Simple(line),
         b'-' => Resp::Error(line),
         b':' => Resp::Integer(line.parse().expect("a number")),
         b'$' if line == "-1" => Resp::Bulk(None),
         b'$' => {
-            let len: usize = line.parse().expect("a length");
-            let body = bytes.get(end..end + len + 2)?[..len].to_vec();
-            end += len + 2;
+            let body = rest.get(..len() + 2)?[..len()].to_vec();
+            *rest = &rest[len() + 2..];
             Resp::Bulk(Some(body))
         }
-        b'*' => Resp::Array,
+        b'*' if line == "-1" => Resp::NullArray,
+        b'*' => Resp::Array((0..len()).map(|_| parse_reply(rest)).collect::<Option<_>>()?),
         other => panic!("a reply begins with {other}"),
-    };
-    bytes.drain(..end);
-    Some(reply)
+    })
 }
 
 /// Keys of registers, counters, lists, and keys that expire.
@@ -106,6 +142,17 @@ pub const REGISTERS: [&str; 2] = ["r0", "r1"];
 pub const COUNTER: &str = "c0";
 pub const LIST: &str = "a0";
 pub const EXPIRING: &str = "x0";
+/// Registers that are only written together, with one value, by transactions: whoever sees them differ saw half of one.
+pub const PAIR: [&str; 2] = ["p0", "p1"];
+/// A counter that is read, watched, and set in a transaction.
+pub const WATCHED: &str = "w0";
+
+/// A transaction of these commands; `ops`: what each of them is in the history.
+fn transaction(commands: &[Vec<&[u8]>], ops: &[usize]) -> Vec<Command> {
+    let exec = Command { ops: ops.to_vec(), ..Command::unjudged(&[b"EXEC"]) };
+    let queued = commands.iter().map(|words| Command::unjudged(words));
+    [Command::unjudged(&[b"MULTI"])].into_iter().chain(queued).chain([exec]).collect()
+}
 
 impl World {
     pub fn make_clients(&mut self) {
@@ -121,6 +168,8 @@ impl World {
                 filler,
                 to_fill: if filler { self.setup.fill } else { 0 },
                 values: 0,
+                watches: false,
+                counted: None,
             });
             let wait = self.dice.between(50, 400) * MS;
             self.after(wait, What::ClientTurn(i));
@@ -220,6 +269,9 @@ impl World {
         if self.clients[c].filler {
             return vec![self.fill(c)];
         }
+        if self.dice.chance(150) {
+            return self.compose_transaction(c);
+        }
         let many = if self.dice.chance(200) { self.dice.between(2, 5) } else { 1 };
         (0..many).map(|_| self.compose_one(c)).collect()
     }
@@ -251,6 +303,36 @@ impl World {
         Command { args, ops: Vec::new() }
     }
 
+    /// A transaction that writes or reads the pair, or the first half of one that counts a watched key up.
+    fn compose_transaction(&mut self, c: usize) -> Vec<Command> {
+        if self.clients[c].reader || self.dice.chance(300) {
+            self.coverage.hit("client: transaction that reads");
+            let ops = PAIR.map(|key| self.op(c, key, Call::Get));
+            return transaction(&PAIR.map(|key| vec![&b"GET"[..], key.as_bytes()]), &ops);
+        }
+        if self.dice.chance(300) {
+            (self.clients[c].watches, self.clients[c].counted) = (false, None);
+            let op = self.op(c, WATCHED, Call::Get);
+            let watch = Command::unjudged(&[b"WATCH", WATCHED.as_bytes()]);
+            return vec![watch, Command { ops: vec![op], ..Command::unjudged(&[b"GET", WATCHED.as_bytes()]) }];
+        }
+        self.coverage.hit("client: transaction that writes");
+        let value = self.value(c);
+        let mut ops: Vec<usize> = PAIR.iter().map(|key| self.op(c, key, Call::Set(value.clone()))).collect();
+        ops.push(self.op(c, COUNTER, Call::Incr));
+        let [one, two] = PAIR.map(|key| vec![&b"SET"[..], key.as_bytes(), &value]);
+        transaction(&[one, two, vec![b"INCR", COUNTER.as_bytes()]], &ops)
+    }
+
+    /// The second half: what was read, and one more.
+    fn count_up(&mut self, c: usize, counted: i64) {
+        let op = self.op(c, WATCHED, Call::Incr);
+        let next = (counted + 1).to_string();
+        let set = vec![&b"SET"[..], WATCHED.as_bytes(), next.as_bytes()];
+        self.clients[c].counted = Some(counted);
+        self.send_request(c, transaction(&[set], &[op]));
+    }
+
     fn compose_one(&mut self, c: usize) -> Command {
         let words = |w: &[&[u8]]| w.iter().map(|w| w.to_vec()).collect::<Vec<_>>();
         let keys = [REGISTERS[0], REGISTERS[0], REGISTERS[1], COUNTER, LIST, EXPIRING];
@@ -260,7 +342,7 @@ impl World {
             return Command { args: words(&[b"GET", key.as_bytes()]), ops: vec![op] };
         }
         if self.setup.flushes && self.dice.chance(8) {
-            let ops = [REGISTERS[0], REGISTERS[1], EXPIRING].map(|key| self.op(c, key, Call::Flush));
+            let ops = [REGISTERS[0], REGISTERS[1], EXPIRING, PAIR[0], PAIR[1]].map(|key| self.op(c, key, Call::Flush));
             return Command { args: words(&[b"FLUSHALL"]), ops: ops.to_vec() };
         }
         match key {
@@ -411,15 +493,21 @@ impl World {
             if matches!(answer, Resp::Error(_)) || role == Role::Leader {
                 continue;
             }
-            self.coverage.hit("read answered by a replica");
-            let Resp::Bulk(got) = answer else {
-                return self.fail(format!("n{n}, {role}, executed {:?}", String::from_utf8_lossy(&command.args[0])));
+            let reads = match answer {
+                Resp::Array(answers) => answers,
+                Resp::Simple(text) if text == "QUEUED" || command.is("MULTI") => continue,
+                one => vec![one],
             };
-            for op in &command.ops {
+            self.coverage.hit("read answered by a replica");
+            for (op, read) in command.ops.iter().zip(reads) {
+                let Resp::Bulk(got) = read else {
+                    return self
+                        .fail(format!("n{n}, {role}, executed {:?}", String::from_utf8_lossy(&command.args[0])));
+                };
                 self.ops[*op].answer = Answer::ByReplica;
-            }
-            if let Err(text) = self.checks.replica_read(n, applied, clock, &command.args[1], got) {
-                self.fail(text);
+                if let Err(text) = self.checks.replica_read(n, applied, clock, &self.ops[*op].key, got) {
+                    self.fail(text);
+                }
             }
         }
     }
@@ -515,23 +603,17 @@ impl World {
             let cc = self.client_conns.get_mut(&id).expect("just seen");
             let Some(reply) = take_reply(&mut cc.unread) else { break };
             let Some(command) = cc.expected.pop_front() else { return self.fail("a reply that nobody waits for") };
-            let answer = match &reply {
-                Resp::Simple => Answer::Done,
-                Resp::Integer(i) => Answer::Number(*i),
-                Resp::Bulk(value) => Answer::Value(value.clone()),
-                Resp::Array => return self.fail("an array in reply to a command that has none"),
-                Resp::Error(text) => {
-                    let word = text.split(' ').next().unwrap_or_default().to_string();
-                    self.coverage.hit(&format!("reply: {word}"));
-                    match word.as_str() {
-                        "MOVED" => redirect = text.split(' ').nth(2).map(str::to_string),
-                        "CLUSTERDOWN" | "LOADING" | "TRYAGAIN" | "NOREPLICAS" => {}
-                        _ => return self.fail(format!("{:?} is answered with {text}", command.args)),
-                    }
-                    Answer::Refused
+            if let Resp::Error(text) = &reply {
+                let word = text.split(' ').next().unwrap_or_default().to_string();
+                self.coverage.hit(&format!("reply: {word}"));
+                match word.as_str() {
+                    "MOVED" => redirect = text.split(' ').nth(2).map(str::to_string),
+                    "EXECABORT" if command.is("EXEC") => {}
+                    "CLUSTERDOWN" | "LOADING" | "TRYAGAIN" | "NOREPLICAS" => {}
+                    _ => return self.fail(format!("{:?} is answered with {text}", command.args)),
                 }
-            };
-            if answer != Answer::Refused {
+            }
+            if !matches!(reply, Resp::Error(_)) {
                 self.coverage.hit("reply: answer");
                 let client = &mut self.clients[c];
                 if client.filler {
@@ -540,19 +622,18 @@ impl World {
             } else if self.dice.chance(300) && redirect.is_none() {
                 redirect = Some("elsewhere".to_string());
             }
-            for op in &command.ops {
-                let op = &mut self.ops[*op];
-                if op.answer == Answer::ByReplica {
-                    continue;
-                }
-                op.returned = self.step;
-                op.answer = answer.clone();
+            if let Err(text) = self.take_answers(c, &command, reply) {
+                return self.fail(text);
             }
         }
         if !self.client_conns[&id].expected.is_empty() {
             return;
         }
         self.clients[c].busy = false;
+        let counted = self.clients[c].counted.take().filter(|_| std::mem::take(&mut self.clients[c].watches));
+        if let Some(counted) = counted.filter(|_| redirect.is_none()) {
+            return self.count_up(c, counted);
+        }
         if let Some(addr) = redirect.filter(|_| !self.clients[c].reader) {
             self.clients[c].target = addr.trim_start_matches("client-").trim_end_matches(":1").parse().ok();
             self.leave(id);
@@ -562,6 +643,48 @@ impl World {
         let wait = self.dice.log_between(MS, self.setup.think);
         let wait = if self.clients[c].to_fill > 0 { MS } else { wait };
         self.after(wait, What::ClientTurn(c));
+    }
+
+    /// Puts a reply into the history.
+    fn take_answers(&mut self, c: usize, command: &Command, reply: Resp) -> Result<(), String> {
+        let answers: Vec<Answer> = match reply {
+            Resp::Array(answers) if command.is("EXEC") => answers.iter().map(Resp::answer).collect(),
+            Resp::Array(_) => return Err("an array in reply to a command that has none".into()),
+            one => {
+                if one == Resp::NullArray {
+                    self.coverage.hit("reply: a watched key had changed");
+                }
+                vec![one.answer(); command.ops.len().max(1)]
+            }
+        };
+        let client = &mut self.clients[c];
+        if command.is("WATCH") {
+            client.watches = answers[0] == Answer::Done;
+        }
+        for (op, answer) in command.ops.iter().zip(&answers) {
+            let (step, op) = (self.step, &mut self.ops[*op]);
+            let watched = op.key == WATCHED.as_bytes();
+            match (&op.call, answer) {
+                _ if op.answer == Answer::ByReplica => continue,
+                (Call::Get, Answer::Value(value)) if watched && client.watches => {
+                    let text = value.as_ref().map_or("0".into(), |v| String::from_utf8_lossy(v));
+                    client.counted = Some(text.parse().expect("a number"));
+                    op.answer = answer.clone();
+                }
+                (Call::Incr, Answer::Done) if watched => {
+                    let counted = client.counted.take().expect("it was read");
+                    self.coverage.hit("client: watched key counted up");
+                    op.answer = Answer::Number(counted + 1);
+                }
+                _ => op.answer = answer.clone(),
+            }
+            op.returned = step;
+        }
+        let pair = command.is("EXEC") && command.ops.iter().all(|op| self.ops[*op].call == Call::Get);
+        if pair && answers.windows(2).any(|two| two[0] != two[1]) {
+            return Err(format!("transactions: a client saw half of one: {answers:?}"));
+        }
+        Ok(())
     }
 
     /// The client closes its connection.
@@ -577,7 +700,8 @@ impl World {
         } else {
             self.after(wait, What::ServerGone(id));
         }
-        self.clients[c].conn = None;
+        let client = &mut self.clients[c];
+        (client.conn, client.watches, client.counted) = (None, false, None);
     }
 
     pub fn on_conn_ends(&mut self, id: u64) {
@@ -615,7 +739,7 @@ impl World {
         self.clients[c].target = Some(leader);
         let mut ops = Vec::new();
         let mut commands = Vec::new();
-        for key in [REGISTERS[0], REGISTERS[1], COUNTER, LIST, EXPIRING] {
+        for key in [REGISTERS[0], REGISTERS[1], COUNTER, LIST, EXPIRING, PAIR[0], PAIR[1], WATCHED] {
             let op = self.op(c, key, Call::Get);
             ops.push(op);
             commands.push(Command { args: vec![b"GET".to_vec(), key.as_bytes().to_vec()], ops: vec![op] });

@@ -25,6 +25,7 @@ pub mod one_history;
 pub mod resets;
 pub mod stale_reads;
 pub mod stores;
+pub mod transactions;
 
 /// What a check may look at.
 pub struct View<'a> {

@@ -6,6 +6,7 @@ use datakeeper::base::ids::{CopyId, Epoch, Offset, Position};
 use datakeeper::keeper::Keeper;
 use datakeeper::replication::log::Entry;
 
+use super::transactions;
 use crate::history::History;
 
 /// See the module.
@@ -84,6 +85,7 @@ impl OneHistory {
         }
         for (epoch, entry) in path.into_iter().rev().take_while(|(_, e)| e.offset <= acked) {
             history.push(epoch, entry);
+            transactions::check(history)?;
         }
         Ok(true)
     }
