@@ -287,6 +287,7 @@ transcripts!(
     bits,
     compare,
     dispatch,
+    dump,
     expiry,
     float,
     generic,
@@ -346,6 +347,27 @@ fn bits_of_a_big_value_are_looked_at_in_slices() {
         assert!((5..=7).contains(&outcome.slices), "{command:?} took {} slices", outcome.slices);
     }
     assert_eq!(bench.run_words(&["BITPOS", "k", "1"]).slices, 1, "it ends where it has found one");
+    bench.check_replica();
+}
+
+#[test]
+fn a_big_value_is_dumped_in_slices_and_restored() {
+    let mut bench = Bench::new();
+    let big = Bytes::from((0..10 << 20).map(|i: u32| (i % 251) as u8).collect::<Vec<u8>>());
+    let (set, key) = (Bytes::from_static(b"SET"), Bytes::from_static(b"k"));
+    bench.run(&[set, key, big.clone()]);
+    let outcome = bench.run_words(&["DUMP", "k"]);
+    assert!((5..=7).contains(&outcome.slices), "{} slices", outcome.slices);
+    let reply = Bytes::from(outcome.reply.to_vec());
+    let head = reply.iter().position(|byte| *byte == b'\n').expect("the head of a bulk") + 1;
+    let payload = reply.slice(head..reply.len() - 2);
+    let (restore, copy, ttl) = (Bytes::from_static(b"RESTORE"), Bytes::from_static(b"copy"), Bytes::from_static(b"0"));
+    let outcome = bench.run(&[restore, copy, ttl, payload.clone()]);
+    assert_eq!(lines(&outcome.reply), ["+OK"]);
+    let outcome = bench.run_words(&["GET", "copy"]);
+    let piece = outcome.reply.pieces().find(|piece| piece.len() == big.len()).expect("the value is a piece of its own");
+    assert_eq!(piece, big);
+    assert!(payload.as_ptr_range().contains(&piece.as_ptr()), "the value was copied out of the payload");
     bench.check_replica();
 }
 

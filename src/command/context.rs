@@ -35,6 +35,7 @@ pub(super) enum Sliced {
     Walk(super::keyspace::Walk),
     Lcs(Box<super::lcs::Lcs>),
     Bits(super::bits::Walk),
+    Dump(super::dump::Dump),
 }
 
 /// The surroundings of one execution.

@@ -59,6 +59,18 @@ pub enum CommandError {
     LcsLenAndIdx,
     /// LCS of values that are too long together.
     LcsTooLong,
+    /// RESTORE onto a key that exists.
+    BusyKey,
+    /// RESTORE with a negative time to live.
+    NegativeTtl,
+    /// RESTORE with a negative IDLETIME.
+    NegativeIdleTime,
+    /// RESTORE with a FREQ beyond a byte.
+    FrequencyOutOfRange,
+    /// RESTORE of something that does not end in its checksum.
+    PayloadSum,
+    /// RESTORE of something that is no string.
+    PayloadFormat,
     /// RENAME of a key that does not exist.
     NoSuchKey,
     /// COPY of a key onto itself.
@@ -118,6 +130,12 @@ impl CommandError {
             CommandError::FieldReadOnly => "ERR BITFIELD_RO only supports the GET subcommand",
             CommandError::LcsLenAndIdx => "ERR If you want both the length and indexes, please just use IDX.",
             CommandError::LcsTooLong => "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
+            CommandError::BusyKey => "BUSYKEY Target key name already exists.",
+            CommandError::NegativeTtl => "ERR Invalid TTL value, must be >= 0",
+            CommandError::NegativeIdleTime => "ERR Invalid IDLETIME value, must be >= 0",
+            CommandError::FrequencyOutOfRange => "ERR Invalid FREQ value, must be >= 0 and <= 255",
+            CommandError::PayloadSum => "ERR DUMP payload version or checksum are wrong",
+            CommandError::PayloadFormat => "ERR Bad data format",
             CommandError::NoSuchKey => "ERR no such key",
             CommandError::SameObject => "ERR source and destination objects are the same",
             CommandError::InvalidDatabase => "ERR DB index is out of range",

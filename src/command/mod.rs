@@ -12,6 +12,7 @@
 
 mod bits;
 mod context;
+mod dump;
 mod error;
 mod expiry;
 mod float;

@@ -6,7 +6,7 @@
 
 use crate::command::spec::CommandSpec;
 use crate::command::{
-    CommandError, bits, expiry, generic, introspect, keyspace, lcs, server, session, string, transaction,
+    CommandError, bits, dump, expiry, generic, introspect, keyspace, lcs, server, session, string, transaction,
 };
 use crate::resp::Args;
 
@@ -17,6 +17,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     bits::ROWS,
     generic::ROWS,
     expiry::ROWS,
+    dump::ROWS,
     keyspace::ROWS,
     server::ROWS,
     introspect::ROWS,

@@ -118,6 +118,8 @@ events! {
     CopyTo = 13,
     /// SETBIT, BITFIELD.
     SetBit = 14,
+    /// RESTORE.
+    Restore = 15,
 }
 
 /// Why bytes are no mutation. The peer that sent them is broken or hostile: close the link.

@@ -4,11 +4,12 @@
 //!   seed ── requests ──► pipelines of 1 to 64 ──┬──► redis-server ──► replies ──┐
 //!           (spoilt now and then)               └──► one node     ──► replies ──┴──► same? a rule that explains it? else a bug
 //! ```
-//! Rounds begin on empty stores, change between RESP2 and RESP3 from one pipeline to the next, now and then let a key's time come,
-//! and end with a look at every key. What may differ is named in `rules.rs` and docs/COMPATIBILITY.md.
+//! Rounds begin on empty stores, change between RESP2 and RESP3 from one pipeline to the next, execute some requests as a
+//! transaction, now and then let a key's time come, and end with a look at every key. What may differ is named in `rules.rs` and
+//! docs/COMPATIBILITY.md.
 //!
-//! `DATAKEEPER_DIFFERENTIAL_COMMANDS` says how many commands (1,000,000), `DATAKEEPER_DIFFERENTIAL_SEED` where to begin: the number that a
-//! failure names replays its round first. *Not here*: types other than strings, transactions, what belongs to a connection.
+//! `DATAKEEPER_DIFFERENTIAL_COMMANDS` says how many commands (1,000,000), `DATAKEEPER_DIFFERENTIAL_SEED` where to begin: the
+//! number that a failure names replays its round first. *Not here*: types other than strings, WATCH, what belongs to a connection.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -25,8 +26,9 @@ use datakeeper::command::{Exec, Flag};
 
 use crate::requests::{Request, Requests};
 use crate::rules::{NOT_COMPARED, RULES};
-use crate::servers::{Oracle, Wire, start_node};
+use crate::servers::Wire;
 use crate::support::client::encode;
+use crate::support::oracle::{Oracle, start_node};
 
 /// Commands per round.
 const ROUND: usize = 5_000;
@@ -41,6 +43,27 @@ const FAILURES_SHOWN: usize = 10;
 /// Requests that a failure shows, of those that named the same key before.
 const HISTORY: usize = 12;
 
+/// Pipelines of which the first requests are a transaction: one in so many.
+const TRANSACTION_ONE_IN: u64 = 4;
+/// Longest transaction.
+const TRANSACTION_MAX: u64 = 6;
+
+/// The rule that explains why the replies differ, if there is one; `queued` is what EXEC executes.
+fn rule_for(request: &Request, queued: &[Request], ours: &[u8], theirs: &[u8]) -> Option<&'static str> {
+    if request.command != "exec" {
+        return RULES.iter().find(|rule| (rule.explains)(request, ours, theirs)).map(|rule| rule.name);
+    }
+    let (ours, theirs) = (wire::array(ours)?, wire::array(theirs)?);
+    let mut name = None;
+    for (i, request) in queued.iter().enumerate() {
+        let (ours, theirs) = (ours.get(i)?, theirs.get(i)?);
+        if ours != theirs {
+            name = Some(rule_for(request, &[], ours, theirs)?);
+        }
+    }
+    name
+}
+
 /// Both servers, and what was seen.
 struct Trial {
     /// Ours and the oracle's, with RESP2 and with RESP3.
@@ -54,10 +77,12 @@ struct Trial {
 }
 
 impl Trial {
-    /// Sends the requests to both, and compares.
-    fn pipeline(&mut self, protocol: usize, batch: &[Request], before: &[Request]) {
+    /// Sends the requests to both, and compares. Returns what was dumped.
+    fn pipeline(&mut self, protocol: usize, batch: &[Request], before: &[Request]) -> Vec<Vec<u8>> {
+        let mut payloads = Vec::new();
         let mut bytes = Vec::new();
         batch.iter().for_each(|request| encode(&request.words, &mut bytes));
+        let mut queued = Vec::new();
         let [ours, theirs] = &mut self.wires[protocol];
         theirs.send(&bytes);
         ours.send(&bytes);
@@ -66,10 +91,18 @@ impl Trial {
             let count = self.counts.entry(request.command).or_default();
             count.0 += 1;
             count.1 += usize::from(!wire::is_error(&their_reply));
+            if request.command == "dump" {
+                payloads.extend(
+                    [&our_reply, &their_reply].into_iter().filter_map(|reply| wire::bulk(reply)).map(<[u8]>::to_vec),
+                );
+            }
             if our_reply == their_reply {
+                if their_reply == b"+QUEUED\r\n" {
+                    queued.push(request.clone());
+                }
                 continue;
             }
-            let Some(rule) = RULES.iter().find(|rule| (rule.explains)(request, &our_reply, &their_reply)) else {
+            let Some(rule) = rule_for(request, &queued, &our_reply, &their_reply) else {
                 let shown = |reply: &[u8]| reply[..reply.len().min(1_000)].escape_ascii().to_string();
                 let (ours, theirs) = (shown(&our_reply), shown(&their_reply));
                 let history = history(request, before, &batch[..i]);
@@ -80,8 +113,9 @@ impl Trial {
                 ));
                 continue;
             };
-            *self.explained.entry(rule.name).or_default() += 1;
+            *self.explained.entry(rule).or_default() += 1;
         }
+        payloads
     }
 
     /// One round from empty stores on.
@@ -93,9 +127,16 @@ impl Trial {
         }
         while sent.len() < commands {
             let size = (1 + requests.below(PIPELINE_MAX) as usize).min(commands - sent.len());
-            let batch: Vec<Request> = (0..size).map(|_| requests.draw()).collect();
+            let mut batch: Vec<Request> = (0..size).map(|_| requests.draw()).collect();
+            if requests.below(TRANSACTION_ONE_IN) == 0 {
+                let end = (requests.below(TRANSACTION_MAX) as usize + 1).min(size);
+                batch.insert(end, Request::bare(if requests.below(8) == 0 { "discard" } else { "exec" }));
+                batch.insert(0, Request::bare("multi"));
+            }
             let protocol = requests.below(2) as usize;
-            self.pipeline(protocol, &batch, &sent);
+            for payload in self.pipeline(protocol, &batch, &sent) {
+                requests.keep_payload(&payload);
+            }
             sent.extend(batch);
             if requests.below(20) == 0 {
                 self.let_expire(&Requests::all_keys()[requests.below(40) as usize]);

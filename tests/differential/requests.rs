@@ -30,6 +30,7 @@ const SHAPES: &[(&str, &[&str])] = &[
     ("decr", &["number"]),
     ("decrby", &["number int"]),
     ("del", &["+key"]),
+    ("dump", &["key"]),
     ("echo", &["value"]),
     ("exists", &["+key"]),
     ("expire", &["key seconds ?NX/XX/GT/LT", "key seconds"]),
@@ -66,6 +67,17 @@ const SHAPES: &[(&str, &[&str])] = &[
     ("rename", &["key key"]),
     ("renamenx", &["key key"]),
     ("scan", &["0 COUNT 1000000 ?MATCH:pattern ?TYPE:type", "int ?MATCH:pattern ?COUNT:int ?TYPE:type"]),
+    (
+        "restore",
+        &[
+            "key 0 payload REPLACE",
+            "key 0 payload ?REPLACE",
+            "key milliseconds payload REPLACE",
+            "key unix-milliseconds payload REPLACE:ABSTTL",
+            "key past payload REPLACE:ABSTTL",
+            "key 0 payload REPLACE ?IDLETIME:int ?FREQ:int",
+        ],
+    ),
     (
         "set",
         &[
@@ -120,6 +132,11 @@ const JUNK: &[&[u8]] = &[
     b"a word that is longer than the others, to be quoted in an error or not",
 ];
 
+/// The payload of an empty string, as Redis 7.0 writes it.
+const EMPTY: &[u8] = b"\x00\x00\x0a\x00]\x9b\\@\x0f\x7f\xa2\xda";
+/// Payloads to choose from.
+const PAYLOADS_MAX: usize = 200;
+
 /// Keys: short and long, text and not.
 const KEYS: u64 = 40;
 /// Keys that hold numbers more often than not.
@@ -140,6 +157,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// A command without arguments.
+    #[must_use]
+    pub fn bare(command: &'static str) -> Request {
+        Request { command, words: vec![command.as_bytes().to_vec()] }
+    }
+
     /// The word in small letters.
     #[must_use]
     pub fn word(&self, i: usize) -> Vec<u8> {
@@ -164,6 +187,7 @@ impl Request {
         };
         match &self.word(0)[..] {
             b"expire" | b"pexpire" | b"setex" | b"psetex" => chance(2),
+            b"restore" => chance(2) && !(4..self.words.len()).any(|i| self.word(i) == b"absttl"),
             b"set" | b"getex" => {
                 (2..self.words.len()).any(|i| matches!(&self.word(i)[..], b"ex" | b"px") && chance(i + 1))
             }
@@ -177,18 +201,30 @@ pub struct Requests {
     chance: Jitter,
     /// Relative times given so far.
     times: i64,
+    /// What DUMP returned on either side.
+    payloads: Vec<Vec<u8>>,
 }
 
 impl Requests {
     /// The requests that belong to a seed.
     #[must_use]
     pub fn new(seed: u64) -> Requests {
-        Requests { chance: Jitter::new(seed), times: 0 }
+        Requests { chance: Jitter::new(seed), times: 0, payloads: vec![EMPTY.to_vec()] }
     }
 
     /// Commands that are drawn.
     pub fn commands() -> impl Iterator<Item = &'static str> {
         SHAPES.iter().map(|(command, _)| *command)
+    }
+
+    /// Takes a payload to be restored in later requests.
+    pub fn keep_payload(&mut self, payload: &[u8]) {
+        if self.payloads.len() < PAYLOADS_MAX {
+            self.payloads.push(payload.to_vec());
+        } else {
+            let at = self.below(PAYLOADS_MAX as u64) as usize;
+            self.payloads[at] = payload.to_vec();
+        }
     }
 
     /// A number below `bound`.
@@ -314,6 +350,15 @@ impl Requests {
             "unix-seconds" => text((FAR_SECONDS + self.below(1_000)) as i64),
             "unix-milliseconds" => text((FAR_SECONDS * 1_000 + self.below(1_000_000)) as i64),
             "past" => text(self.below(1_500_000_000) as i64 - 1_000),
+            "payload" => {
+                let at = self.below(self.payloads.len() as u64) as usize;
+                let mut payload = self.payloads[at].clone();
+                if self.below(12) == 0 {
+                    let at = self.below(payload.len() as u64) as usize;
+                    payload[at] ^= 1 << self.below(8);
+                }
+                payload
+            }
             "type" => self.pick(&[&b"string"[..], b"STRING", b"hash", b"list", b"nonsense"]).to_vec(),
             "pattern" => self.pick(PATTERNS).to_vec(),
             literal => {

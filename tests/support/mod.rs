@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod faults;
 pub mod linearizable;
 pub mod network;
+pub mod oracle;
 pub mod tools;
 pub mod tripwire;
 pub mod valve;
