@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::config::{ENV_AUTH_PASSWORD, Setting};
+use super::import::ENV_SOURCE_PASSWORD;
 
 /// Most nodes that `local` runs in one process.
 const LOCAL_NODES_MAX: i64 = 9;
@@ -32,6 +33,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the configuration as it is understood, or every error in it
     CheckConfig(CheckConfigArgs),
+    /// Copy the strings of a running Redis into the cluster
+    Import(ImportArgs),
     /// Let another member of the in-sync set lead, without an error for clients that follow redirects
     Handover(HandoverArgs),
     /// Operators' commands
@@ -172,6 +175,28 @@ pub struct StatusArgs {
     /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+#[command(after_help = format!(
+    "Passwords are taken from the environment: {ENV_SOURCE_PASSWORD} for the source, {ENV_AUTH_PASSWORD} for the cluster.\n\
+     Keys that are in the cluster stay as they are unless --replace is given; so a run that broke off is resumed by running it again.\n\
+     What cannot be copied is listed, and the exit code is 1."
+))]
+pub struct ImportArgs {
+    /// Where the keys are
+    #[arg(long, value_name = "redis://[USER@]HOST[:PORT][/DB]")]
+    pub from: String,
+    /// Client address of the leader, or of another node, which names the leader
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
+    pub to: String,
+    /// Only keys that match, as in SCAN
+    #[arg(long = "match", value_name = "PATTERN", default_value = "*")]
+    pub pattern: String,
+    /// Overwrite keys that are in the cluster
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Arguments of `handover`.

@@ -1,13 +1,14 @@
 //! The roof: wires the house, decides nothing.
 //!
 //! [`cli`] is what can be typed, [`config`] what a process is told, [`telemetry`] how it logs; [`server`] and [`local`] build
-//! nodes, [`status`], [`check_config`] and [`admin_client`] are the commands that only ask. Exit codes: 0 done, 1 failed, 2 the
+//! nodes, [`status`], [`check_config`], [`import`] and [`admin_client`] are commands that only ask. Exit codes: 0 done, 1 failed, 2 the
 //! command line or the configuration is wrong.
 
 pub mod admin_client;
 pub mod check_config;
 pub mod cli;
 pub mod config;
+pub mod import;
 pub mod local;
 pub mod server;
 pub mod status;
@@ -65,6 +66,7 @@ fn run(command: Command) -> ExitCode {
             Ok(config) => finish(Ok(check_config::describe(&config))),
             Err(code) => code,
         },
+        Command::Import(args) => finish(import::run(&args)),
         Command::Handover(args) => finish(admin_client::hand_over(&args)),
         Command::Admin(args) => finish(admin_client::run(args)),
     }
