@@ -17,7 +17,7 @@ use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
 use super::admission::{Gate, Gates, Held};
 use super::session::{Flow, Session};
-use super::{Acks, Effects, Keeper};
+use super::{Acks, Effects, Keeper, Touched};
 
 /// How far a batch came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,6 +326,8 @@ impl Keeper {
         } else if spec.keys.last == 1 {
             let hash = first_key.unwrap_or_else(|| self.store.hash(args.get(1)));
             self.touched.set(hash.0, offset);
+        } else if args.len() > Touched::SLOTS {
+            self.touched.all = offset;
         } else {
             for key in keys_of(spec, args) {
                 self.touched.set(self.store.hash(key).0, offset);
@@ -340,6 +342,7 @@ impl Keeper {
         }
         match first_key {
             Some(hash) if spec.keys.last == 1 => self.touched.of(hash.0),
+            _ if spec.keys.last != 1 && args.len() > Touched::SLOTS => self.log.end(),
             _ => keys_of(spec, args).map(|k| self.touched.of(self.store.hash(k).0)).max().unwrap_or(self.log.end()),
         }
     }

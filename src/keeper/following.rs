@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{DatasetId, Epoch, LinkId, Offset};
-use crate::base::limits::APPLY_BYTES_PER_TURN;
+use crate::base::limits::{APPLY_BYTES_PER_TURN, PREFETCH_GROUP};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::replication::log::{Entry, Log, entries};
 use crate::replication::snapshot::Intake;
 use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError, Wish};
-use crate::store::{Mutation, Store, mutations};
+use crate::store::{KeyHash, Mutation, Store, mutations};
 
 use super::{Effect, Effects, Keeper, Notice};
 
@@ -19,6 +19,8 @@ use super::{Effect, Effects, Keeper, Notice};
 const REDIAL_MS: u64 = 5;
 /// Longest pause between two dials, ms.
 const REDIAL_MS_MAX: u64 = 200;
+/// Mutations and ends of entries per group whose memory is touched ahead; most entries are one mutation and an end.
+const STEPS_AHEAD: usize = 2 * PREFETCH_GROUP;
 /// The progress of a full resync is logged this often, ms.
 const PROGRESS_MS: u64 = 5_000;
 
@@ -404,13 +406,10 @@ impl Keeper {
         let bound = self.acked.min(self.log.end());
         let mut bytes = 0;
         while self.applied < bound && bytes < APPLY_BYTES_PER_TURN {
-            for entry in self.log.entries_after(self.applied) {
-                if entry.offset > bound {
-                    break;
-                }
-                bytes += entry.mutations.len() + 64;
-                self.apply_entry(&entry);
-            }
+            let mut entries = self.log.entries_after(self.applied);
+            entries.truncate(entries.partition_point(|entry| entry.offset <= bound));
+            bytes += entries.iter().map(|entry| entry.mutations.len() + 64).sum::<usize>();
+            self.apply_entries(&entries);
         }
         let floor_counts = !self.config.rules.leaves_out(Rule::SnapshotFloor);
         let reached = |i: &Intake| !floor_counts || self.acked.min(self.applied) >= i.as_of();
@@ -425,29 +424,52 @@ impl Keeper {
         }
     }
 
-    /// The one way in which a logged entry reaches the store.
-    pub(super) fn apply_entry(&mut self, entry: &Entry) {
-        for mutation in mutations(&entry.mutations) {
-            let mutation = mutation.expect("entries are checked on the way in");
-            match (&self.intake, mutation.key()) {
-                (None, _) => self.store.apply(&mutation),
-                (Some(intake), Some(key)) => {
-                    let hash = self.store.hash(key);
-                    if intake.counts(hash.0, entry.offset) {
-                        self.store.apply_hashed(hash, &mutation);
-                    }
-                }
-                (Some(intake), None) => {
-                    debug_assert!(matches!(mutation, Mutation::Clear), "only Clear has no key");
-                    if let Some(upto) = intake.cleared_below(entry.offset) {
-                        self.store.clear_below(upto);
+    /// The one way in which logged entries reach the store. What a group of mutations will look at is touched ahead, as for a client's
+    /// batch.
+    pub(super) fn apply_entries(&mut self, entries: &[Entry]) {
+        let mut steps = entries.iter().flat_map(|entry| {
+            let mutations = mutations(&entry.mutations).map(|m| Some(m.expect("entries are checked on the way in")));
+            mutations.chain([None]).map(move |mutation| (entry, mutation))
+        });
+        let mut group = Vec::with_capacity(STEPS_AHEAD);
+        loop {
+            group.extend(steps.by_ref().take(STEPS_AHEAD).map(|(entry, mutation)| {
+                let hash = mutation.as_ref().and_then(Mutation::key).map(|key| self.store.hash(key));
+                hash.into_iter().for_each(|hash| self.store.touch(hash));
+                (entry, mutation, hash)
+            }));
+            if group.is_empty() {
+                return;
+            }
+            group.iter().filter_map(|(_, _, hash)| *hash).for_each(|hash| self.store.touch_entry(hash));
+            for (entry, mutation, hash) in group.drain(..) {
+                match mutation {
+                    Some(mutation) => self.apply_logged(entry.offset, hash, &mutation),
+                    None => {
+                        self.applied = entry.offset;
+                        self.clock = self.clock.max(entry.clock);
+                        self.stats.entries_applied += 1;
                     }
                 }
             }
         }
-        self.applied = entry.offset;
-        self.clock = self.clock.max(entry.clock);
-        self.stats.entries_applied += 1;
+    }
+
+    fn apply_logged(&mut self, at: Offset, hash: Option<KeyHash>, mutation: &Mutation<'_>) {
+        match (&self.intake, hash) {
+            (None, hash) => self.store.apply_hashed(hash.unwrap_or(KeyHash(0)), mutation),
+            (Some(intake), Some(hash)) => {
+                if intake.counts(hash.0, at) {
+                    self.store.apply_hashed(hash, mutation);
+                }
+            }
+            (Some(intake), None) => {
+                debug_assert!(matches!(mutation, Mutation::Clear), "only Clear has no key");
+                if let Some(upto) = intake.cleared_below(at) {
+                    self.store.clear_below(upto);
+                }
+            }
+        }
     }
 
     /// The ack that says where this follower is.

@@ -335,10 +335,9 @@ impl Keeper {
             self.touched.all = blind;
         }
         while self.applied < end {
-            for entry in self.log.entries_after(self.applied) {
-                self.touch_keys(&entry);
-                self.apply_entry(&entry);
-            }
+            let entries = self.log.entries_after(self.applied);
+            entries.iter().for_each(|entry| self.touch_keys(entry));
+            self.apply_entries(&entries);
         }
         self.intake = None;
         self.executed_floor = Offset::ZERO;
