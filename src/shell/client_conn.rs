@@ -121,21 +121,15 @@ impl Worker {
 
     /// Serves one client from its first byte to its last.
     pub(super) async fn serve(self: Rc<Worker>, arrival: Arrival) {
-        let posts = &self.node.posts;
-        let threads = posts.len() as u64;
-        let conn = ConnId((posts[self.index].next_given() + 1) * threads + self.index as u64);
         let peer = arrival.peer;
-        match TcpStream::from_std(arrival.socket) {
-            Ok(socket) => {
-                let local = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
-                if let Some(mut client) = Client::greet(&self, conn, socket, peer.to_string(), local).await {
-                    let why = client.run().await;
-                    tracing::debug!(conn = conn.0, %peer, "client gone: {why}");
-                }
-            }
-            Err(error) => tracing::warn!(%peer, "cannot serve the client: {error}"),
-        }
-        posts[self.index].gone();
+        // A `let` on its own: what `match` or `if let` looks at would keep its room in the task beside what is moved out of it.
+        let Some(mut client) = Client::greet(&self, arrival) else {
+            return self.node.posts[self.index].gone();
+        };
+        let why = client.run().await;
+        tracing::debug!(conn = client.conn.0, %peer, "client gone: {why}");
+        drop(client);
+        self.node.posts[self.index].gone();
     }
 }
 
@@ -190,29 +184,35 @@ struct Client {
 }
 
 impl Client {
-    /// Makes the connection known to the Keeper; none, after telling the client so, if there are too many.
-    async fn greet(
-        worker: &Rc<Worker>,
-        conn: ConnId,
-        mut socket: TcpStream,
-        peer: String,
-        local: String,
-    ) -> Option<Client> {
-        let line = Rc::<Line>::default();
-        worker.lines.borrow_mut().insert(conn, line.clone());
+    /// Makes the connection known to the Keeper; none, and the client is told so, if there are too many.
+    fn greet(worker: &Rc<Worker>, Arrival { socket, peer }: Arrival) -> Option<Client> {
+        let posts = &worker.node.posts;
+        let conn = ConnId((posts[worker.index].next_given() + 1) * posts.len() as u64 + worker.index as u64);
+        let mut socket = match TcpStream::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%peer, "cannot serve the client: {error}");
+                return None;
+            }
+        };
+        let local = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let (welcome, trusted, stopping) = worker.node.with_keeper(|keeper, now, _| {
-            (keeper.client_connected(now, conn, peer, local), keeper.is_trusted(conn), keeper.is_stopping())
+            let welcome = keeper.client_connected(now, conn, peer.to_string(), local);
+            (welcome, keeper.is_trusted(conn), keeper.is_stopping())
         });
         if !welcome {
-            worker.lines.borrow_mut().remove(&conn);
-            if stopping {
-                return None; // as if nobody listened any more, which is so in a moment
+            // A node that stops is as if nobody listened any more, which is so in a moment.
+            if !stopping {
+                tracing::warn!("a client was turned away: {CLIENTS_MAX} are connected");
+                tokio::task::spawn_local(async move {
+                    let told = socket.write_all(b"-ERR max number of clients reached\r\n");
+                    let _ = tokio::time::timeout(LINGER, told).await;
+                });
             }
-            tracing::warn!("a client was turned away: {CLIENTS_MAX} are connected");
-            let told = socket.write_all(b"-ERR max number of clients reached\r\n");
-            let _ = tokio::time::timeout(LINGER, told).await;
             return None;
         }
+        let line = Rc::<Line>::default();
+        worker.lines.borrow_mut().insert(conn, line.clone());
         let mut parser = Parser::new();
         parser.set_trusted(trusted);
         Some(Client {
@@ -313,34 +313,44 @@ impl Client {
         room && !self.ending && self.offence.is_none() && self.unsent.len() < OUTPUT_BYTES_PAUSE
     }
 
-    /// One read, into the bulk or into a lent buffer. If nothing came, the buffer goes back, and what is left over in it is kept in
-    /// as many bytes as it takes.
+    /// One read, into the bulk or into a lent buffer.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Some(Bulk { bytes, len }) = &mut self.bulk {
+        let read = if let Some(Bulk { bytes, len }) = &mut self.bulk {
             let missing = *len - bytes.len();
             if bytes.capacity() == bytes.len() {
                 bytes.reserve_exact(missing.min(bytes.len().max(READ_BYTES_PER_WAKE)));
             }
             let room = (bytes.capacity() - bytes.len()).min(missing).min(BULK_BYTES_PER_READ);
-            let mut room = bytes.limit(room);
-            return pin!(self.socket.read_buf(&mut room)).poll(cx);
+            pin!(self.socket.read_buf(&mut bytes.limit(room))).poll(cx)
+        } else {
+            if self.input.capacity() < READ_BYTES_PER_WAKE {
+                let mut lent = self.worker.buffers.borrow_mut().input();
+                lent.extend_from_slice(&self.input);
+                self.input = lent;
+            } else if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
+                self.input.reserve(READ_BYTES_PER_WAKE); // doubles at least
+            }
+            let room = (self.input.capacity() - self.input.len()).min(READ_BYTES_PER_WAKE);
+            pin!(self.socket.read_buf(&mut (&mut self.input).limit(room))).poll(cx)
+        };
+        if read.is_pending() {
+            self.give_back_room();
         }
-        if self.input.capacity() < READ_BYTES_PER_WAKE {
-            let mut lent = self.worker.buffers.borrow_mut().input();
-            lent.extend_from_slice(&self.input);
-            self.input = lent;
-        } else if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
-            self.input.reserve(READ_BYTES_PER_WAKE); // doubles at least
-        }
-        let room = (self.input.capacity() - self.input.len()).min(READ_BYTES_PER_WAKE);
-        let mut room = (&mut self.input).limit(room);
-        let read = pin!(self.socket.read_buf(&mut room)).poll(cx);
-        if read.is_pending() && self.input.len() < self.input.capacity() / 4 {
+        read
+    }
+
+    /// Nothing has come: a lent buffer goes back, and what is left over in it is kept in as many bytes as it takes.
+    fn give_back_room(&mut self) {
+        if self.input.len() < self.input.capacity() / 4 {
             let left_over = self.input.as_slice().to_vec();
             let lent = std::mem::replace(&mut self.input, left_over);
             self.worker.buffers.borrow_mut().take_input(lent);
         }
-        read
+        if let Some(Bulk { bytes, .. }) = &mut self.bulk
+            && bytes.len() < READ_BYTES_MIN
+        {
+            bytes.shrink_to_fit();
+        }
     }
 
     /// Parses what has come: a batch to execute, a big bulk to read, an offence, or nothing whole yet.
@@ -453,5 +463,21 @@ impl Drop for Client {
         if !self.worker.node.over.is_cancelled() {
             self.worker.node.with_keeper(|keeper, _, _| keeper.client_gone(self.conn));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task_bytes<F: Future>(_: impl Fn(Rc<Worker>, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Of the 2 KiB that an idle connection may take in all.
+    #[test]
+    fn a_connections_task_is_small() {
+        let bytes = task_bytes(Worker::serve);
+        assert!(bytes <= 1_024, "{bytes} bytes");
     }
 }

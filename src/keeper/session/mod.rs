@@ -101,7 +101,8 @@ pub(super) type Answer = Result<Flow, Cow<'static, str>>;
 /// All sessions of this process.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    map: BTreeMap<ConnId, Session>,
+    /// Boxed: nodes of the map are half empty, and a batch moves a pointer out and in.
+    map: BTreeMap<ConnId, Box<Session>>,
     /// The one that is being executed: out of the map, still counted.
     out: usize,
     /// Connections ever accepted.
@@ -110,14 +111,14 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Takes a session out while its commands are executed.
-    pub fn take(&mut self, conn: ConnId) -> Option<Session> {
+    pub fn take(&mut self, conn: ConnId) -> Option<Box<Session>> {
         let session = self.map.remove(&conn)?;
         self.out += 1;
         Some(session)
     }
 
     /// Puts it back.
-    pub fn put_back(&mut self, conn: ConnId, session: Session) {
+    pub fn put_back(&mut self, conn: ConnId, session: Box<Session>) {
         self.out -= 1;
         self.map.insert(conn, session);
     }
@@ -129,7 +130,7 @@ impl Sessions {
 
     /// All but the one that is being executed.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
-        self.map.iter().map(|(conn, session)| (*conn, session))
+        self.map.iter().map(|(conn, session)| (*conn, &**session))
     }
 }
 
@@ -170,7 +171,7 @@ impl Keeper {
             transaction: None,
             watches: Watches::default(),
         };
-        self.sessions.map.insert(conn, session);
+        self.sessions.map.insert(conn, Box::new(session));
         true
     }
 
