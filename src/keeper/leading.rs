@@ -32,6 +32,8 @@ pub(super) struct Follower {
     pub link: Option<LinkId>,
     /// When the link closed; set while there is none.
     pub closed_at: Option<Boot>,
+    /// It was closed from this side because nothing came on it: the follower may well be there.
+    pub unheard: bool,
     /// Highest position it acknowledged in this epoch.
     pub matched: Offset,
     /// Where its store is.
@@ -67,6 +69,7 @@ impl Follower {
             node,
             link: None,
             closed_at: None,
+            unheard: false,
             matched: Offset::ZERO,
             applied: Offset::ZERO,
             heard: now,
@@ -427,22 +430,44 @@ impl Keeper {
         }
     }
 
-    /// A link whose other side hears us but is not heard keeps renewing a promise that is of no use: it is closed.
+    /// When a follower was heard last, on its link or by its pulse.
+    fn heard(&self, copy: CopyId, f: &Follower) -> Boot {
+        f.heard.max(self.pulse.lock().heard_at(copy).unwrap_or(Boot(0)))
+    }
+
+    /// Members of the in-sync set that say nothing, if they are most of it: then it may be this node that is cut off.
+    fn silent_majority(&self, now: Now) -> Vec<CopyId> {
+        let (Some(leading), Some(known)) = (&self.leading, &self.known) else { return Vec::new() };
+        let others: Vec<CopyId> = known.state.in_sync.iter().map(|m| m.copy).filter(|c| *c != self.me.copy).collect();
+        let is_silent = |copy: &&CopyId| {
+            let heard = leading.followers.get(copy).map(|f| self.heard(**copy, f));
+            heard.is_some_and(|heard| now.boot >= heard.plus_ms(self.shared.suspect_ms))
+        };
+        let silent: Vec<CopyId> = others.iter().filter(is_silent).copied().collect();
+        if silent.len() * 2 > others.len() { silent } else { Vec::new() }
+    }
+
+    /// A link whose other side hears us but is not heard keeps renewing a promise that is of no use: it is closed. If most members
+    /// are silent, at once: should they hear this node, they are to elect another one before it takes them out.
     fn close_deaf_links(&mut self, now: Now, fx: &mut Effects) {
         let leading = self.leading.as_ref().expect("leads");
-        let limit = self.shared.promise_ms * 2;
         if now.boot < leading.judge_at {
             return;
         }
+        let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some());
+        let silent = if resigned { Vec::new() } else { self.silent_majority(now) };
         let deaf = |(copy, f): (&CopyId, &Follower)| {
             let link = f.link?;
+            let limit = if silent.contains(copy) { self.shared.suspect_ms } else { self.shared.promise_ms * 2 };
             // Before it has registered what it will hold a follower has nothing to acknowledge: its pulse is what shows that it lives.
             let pulse = if self.is_open(link) { None } else { self.pulse.lock().heard_at(*copy) };
-            (now.boot.ms_since(f.heard.max(pulse.unwrap_or(Boot(0)))) > limit).then_some(link)
+            (now.boot.ms_since(f.heard.max(pulse.unwrap_or(Boot(0)))) > limit).then_some((link, limit))
         };
-        let deaf: Vec<LinkId> = leading.followers.iter().filter_map(deaf).collect();
-        for link in deaf {
+        let deaf: Vec<(LinkId, u64)> = leading.followers.iter().filter_map(deaf).collect();
+        for (link, limit) in deaf {
             fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
+            let followers = self.leading.as_mut().expect("leads").followers.values_mut();
+            followers.filter(|f| f.link == Some(link)).for_each(|f| f.unheard = true);
             self.hang_up(link, fx);
             self.follower_link_down(now, link);
         }
@@ -468,14 +493,15 @@ impl Keeper {
         let (leading, known) = (self.leading.as_ref().expect("leads"), self.known.as_ref().expect("leads"));
         let suspect = self.shared.suspect_ms;
         let others: Vec<&Member> = known.state.in_sync.iter().filter(|m| **m != self.me).collect();
-        let (mut out, mut silent, mut longest) = (Vec::new(), Vec::new(), Boot(u64::MAX));
+        let (mut out, mut silent, mut left_at) = (Vec::new(), Vec::new(), Boot(0));
         for member in &others {
             let Some(f) = leading.followers.get(&member.copy) else {
                 out.push(member.copy);
                 continue;
             };
-            let heard = f.heard.max(self.pulse.lock().heard_at(member.copy).unwrap_or(Boot(0)));
-            let gone = f.link.is_none() && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
+            let heard = self.heard(member.copy, f);
+            let gone =
+                f.link.is_none() && !f.unheard && f.closed_at.is_some_and(|at| now.boot >= at.plus_ms(RETURN_MS));
             let oldest = f.marks.front().map(|(_, sent)| *sent);
             let slow = oldest.into_iter().chain(f.outrun_since).any(|since| now.boot.ms_since(since) > SLOW_MS);
             let judged = now.boot >= leading.judge_at;
@@ -483,12 +509,13 @@ impl Keeper {
                 out.push(member.copy);
             } else if now.boot >= heard.plus_ms(suspect) && judged {
                 silent.push(member.copy);
-                longest = longest.min(heard);
+                left_at = left_at.max(f.closed_at.unwrap_or(heard));
             }
         }
-        // R11: whoever lost most of its members without a word lets the bigger side go first.
+        // R11: whoever lost most of its members without a word lets the bigger side go first. That side may have heard this node,
+        // and so have promised, until its link was closed.
         let most = silent.len() * 2 > others.len();
-        let waited = now.boot >= longest.plus_ms(self.shared.promise_ms + MOST_LOST_EXTRA_MS);
+        let waited = now.boot >= left_at.plus_ms(self.shared.promise_ms + MOST_LOST_EXTRA_MS);
         if !most || waited {
             out.extend(silent);
         }

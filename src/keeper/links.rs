@@ -393,6 +393,7 @@ impl Keeper {
         let replaced: Vec<LinkId> = older.filter_map(|(_, f)| f.link).chain(former).collect();
         let follower = leading.followers.get_mut(&hello.copy).expect("just made");
         follower.closed_at = None;
+        follower.unheard = false;
         follower.heard = now.boot;
         follower.floor = hello.executed;
         follower.whole = !full;

@@ -143,12 +143,16 @@ impl Fault {
     /// Whether the one who led before must not lead afterwards; none: either may.
     pub fn deposes(self) -> Option<bool> {
         match self {
-            Fault::KillLeader | Fault::RestartLeader | Fault::HandOver | Fault::EndLeader | Fault::FreezeLeader(_) => {
-                Some(true)
-            }
-            Fault::KillReplica | Fault::KillZooKeeper(_) | Fault::FreezeZooKeeper(_) => Some(false),
-            Fault::Cut(Cut::LeaderFromZooKeeper | Cut::ReplicaFromLeader, _) => Some(false),
-            Fault::Cut(..) => None,
+            Fault::KillReplica
+            | Fault::KillZooKeeper(_)
+            | Fault::FreezeZooKeeper(_)
+            | Fault::Cut(Cut::LeaderFromZooKeeper | Cut::ReplicaFromLeader, _) => Some(false),
+            Fault::KillLeader
+            | Fault::RestartLeader
+            | Fault::HandOver
+            | Fault::EndLeader
+            | Fault::FreezeLeader(_)
+            | Fault::Cut(..) => Some(true),
             Fault::RestartAll => None,
         }
     }

@@ -98,7 +98,7 @@ fn short_faults_break_no_promise() {
 
 #[test]
 fn short_partitions_of_the_leader_break_no_promise() {
-    let faults = [Cut::LeaderFromReplicas, Cut::LeaderFromAll, Cut::MuteLeader];
+    let faults = [Cut::LeaderFromReplicas, Cut::LeaderFromAll, Cut::DeafLeader];
     run(&faults.map(|cut| (Fault::Cut(cut, 2), 1)), &[]);
 }
 

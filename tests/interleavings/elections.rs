@@ -190,7 +190,7 @@ pub fn i11_a_lone_leaders_shrink_and_a_replicas_election_have_one_winner() {
         world.unserve(&[0, 1, 2]);
         world.run(300);
         let mut write = world.write(0, "k", "alone");
-        world.run_until("both ask", 600, |w| (w.wants(0), w.wants(1)) == (Some(Why::Shrink), Some(Why::Elect)));
+        world.run_until("both ask", 700, |w| (w.wants(0), w.wants(1)) == (Some(Why::Shrink), Some(Why::Elect)));
         assert!(!world.answered(&mut write), "nothing is decided yet");
         world.serve(if shrink_wins { &[0] } else { &[1] });
         if shrink_wins {
@@ -244,7 +244,7 @@ pub fn v3_reads_that_no_pending_write_touches_go_on_below_the_minimum() {
     world.take(1, 0);
     world.take(2, 0);
     world.heal();
-    world.run_until("n0 is alone", 800, |w| w.in_sync() == 1);
+    world.run_until("n0 is alone", 1_000, |w| w.in_sync() == 1);
     let (mut touched, mut other) = (world.read(0, "k"), world.read(0, "other"));
     world.run(20);
     assert!(!world.answered(&mut write), "below the minimum nothing is acknowledged: {}", write.reply());
