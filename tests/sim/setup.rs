@@ -119,6 +119,8 @@ pub struct Setup {
     pub latency: u64,
     /// What chance adds to it at most, ns.
     pub jitter: u64,
+    /// How much later than pulses the bytes of a log stream arrive, ns: a connection that carries much has a queue before it.
+    pub queue: u64,
     /// Bytes per millisecond of a connection.
     pub bandwidth: u64,
     /// Per mille of writes that are cut into pieces.
@@ -172,6 +174,7 @@ impl Setup {
             window_bytes: 64 << 10,
             latency: MS / 20,
             jitter: MS / 10,
+            queue: 0,
             bandwidth: 100_000,
             cuts: 300,
             service_delay: (MS, 4 * MS),
@@ -241,6 +244,7 @@ impl Setup {
         s.think = d.log_between(10 * MS, 100 * MS);
         s.secret = d.chance(500);
         s.confirms = d.pick(&[0, 0, 0, u64::MAX, 0b0101]);
+        s.queue = d.pick(&[0, 0, 0, 10 * MS, 30 * MS]);
         s
     }
 }

@@ -185,7 +185,9 @@ impl World {
             // The first bytes of much arrive long before the last ones.
             let take = take.min(PIECE_BYTES_MAX);
             let piece = bytes.split_to(take);
-            let wait = self.delay() + take as u64 * MS / bandwidth;
+            let is_stream = self.conns.get(&conn).is_some_and(|c| matches!(c.ends[end].seat, Seat::Link(_)));
+            let queue = if is_stream { self.setup.queue } else { 0 };
+            let wait = self.delay() + queue + take as u64 * MS / bandwidth;
             self.send_piece(conn, end, wait, Piece::Data(piece));
             if bytes.is_empty() {
                 return;
