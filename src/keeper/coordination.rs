@@ -260,7 +260,7 @@ impl Keeper {
             && !self.stopping
             && !self.leaving
             && self.known.as_ref().is_some_and(|k| !k.state.names(&self.me))
-            && self.following.as_ref().is_none_or(|f| !f.welcomed)
+            && self.following.as_ref().is_none_or(|f| !f.welcomed && !f.refuses)
     }
 
     /// While no leader is found, once a second: asks for confirmed reads, and tells operators what is waited for.

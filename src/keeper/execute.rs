@@ -19,6 +19,9 @@ use super::admission::{Gate, Gates, Held};
 use super::session::{Flow, Session};
 use super::{Acks, Effects, Keeper, Touched};
 
+/// Keys that one hold of the lock looks at for expiry.
+const EXPIRE_WORK: usize = 1_000;
+
 /// How far a batch came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Executed {
@@ -354,16 +357,16 @@ impl Keeper {
         self.role == Role::Leader && self.known.as_ref().is_some_and(|k| may_commit(&k.state, pending))
     }
 
-    /// Deletes some of the keys whose time has come, as one entry.
-    pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) {
+    /// Deletes some of the keys whose time has come, as one entry. Returns whether much of what it looked at was due: then more is.
+    pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) -> bool {
         self.clock = self.clock.max(now.wall);
         if !self.may_expire() {
-            return;
+            return false;
         }
         let mut due: Vec<Box<[u8]>> = Vec::new();
-        self.store.due(self.clock, 1_000, &mut |key| due.push(key.into()));
+        self.store.due(self.clock, EXPIRE_WORK, &mut |key| due.push(key.into()));
         if due.is_empty() {
-            return;
+            return false;
         }
         let epoch = self.leading.as_ref().expect("only a leader expires").epoch;
         let end = self.log.end().next();
@@ -377,5 +380,6 @@ impl Keeper {
         self.applied = self.log.append(epoch, self.clock, &mut self.scratch);
         self.advance(now, fx);
         self.wake_followers(fx);
+        due.len() * 8 > EXPIRE_WORK
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Following {
     pub accepted: bool,
     /// A welcome that waits for the registration.
     pub welcomed: bool,
+    /// It leads, and refuses this node for what an operator has to set right.
+    pub refuses: bool,
     /// Up to which this log is known to equal the leader's, in this epoch.
     pub matched: Offset,
     /// The leader's clock as last received, ns; echoed in acks.
@@ -81,6 +83,7 @@ impl Keeper {
             link: None,
             accepted: false,
             welcomed: false,
+            refuses: false,
             matched: Offset::ZERO,
             sent_at: 0,
             heard: now.boot,

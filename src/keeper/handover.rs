@@ -50,6 +50,8 @@ pub enum NotNow {
     Unfit(NodeId),
     /// No other member is connected and in sync.
     Nobody,
+    /// Who could take over cannot ask for the leadership now.
+    NoContact,
 }
 
 impl fmt::Display for NotNow {
@@ -59,6 +61,7 @@ impl fmt::Display for NotNow {
             NotNow::UnderWay => f.write_str("a handover is under way"),
             NotNow::Unfit(id) => write!(f, "{id} is not connected and in sync"),
             NotNow::Nobody => f.write_str("no other member is connected and in sync"),
+            NotNow::NoContact => f.write_str("no member that could take over has contact to the coordination service"),
         }
     }
 }
@@ -81,8 +84,12 @@ impl Keeper {
             _ => return Err(NotNow::NotLeading),
         }
         let wanted = |m: &&Member| target.is_none_or(|id| m.id == *id);
-        let fit = self.fit_to_lead(now).find(wanted).cloned();
-        let target = fit.ok_or_else(|| target.cloned().map_or(NotNow::Nobody, NotNow::Unfit))?;
+        let fit: Vec<Member> = self.fit_to_lead(now).filter(wanted).cloned().collect();
+        if fit.is_empty() {
+            return Err(target.cloned().map_or(NotNow::Nobody, NotNow::Unfit));
+        }
+        let has_contact = |m: &Member| self.leading.as_ref().is_some_and(|l| l.followers[&m.copy].may_succeed);
+        let target = fit.into_iter().find(has_contact).ok_or(NotNow::NoContact)?;
         fx.push(Notice::info(format!("handing over to {}", target.id)));
         let leading = self.leading.as_mut().expect("just seen");
         // What a learner lacks would keep the log's end from being acknowledged.

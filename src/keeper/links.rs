@@ -458,6 +458,7 @@ impl Keeper {
         let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link)) else { return };
         let (leader, epoch) = (f.leader.id.clone(), f.epoch);
         f.lost &= refused.reason == Reason::NotLeader;
+        f.refuses = matches!(refused.reason, Reason::WrongCluster | Reason::WrongSecret);
         self.hang_up(link, fx);
         self.on_leader_link_down(now, &refused.text, fx);
         match refused.reason {

@@ -435,9 +435,9 @@ impl Keeper {
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.stats.sample(now);
-        let more = self.store.sweep(256);
+        let mut more = self.store.sweep(256);
         if self.role == Role::Leader {
-            self.expire_due(now, fx);
+            more |= self.expire_due(now, fx);
         }
         let floor = self.acked.min(self.applied);
         self.log.trim(self.config.backlog_bytes, floor);

@@ -11,6 +11,9 @@ use std::fmt;
 
 use serde_yaml::Value;
 
+/// A file with more of them is refused unread.
+const BRACKETS_MAX: usize = 1_000;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -230,6 +233,11 @@ impl Reader {
     /// Lays a file's text over what is there. A key without a value (`key:` or `key: null`) has its default.
     pub fn lay_file(&mut self, name: &str, text: &str) {
         let source = Source::File(name.to_string());
+        // The parser's time grows with the square of the depth.
+        if text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > BRACKETS_MAX {
+            let reason = format!("more than {BRACKETS_MAX} brackets: this is no configuration");
+            return self.errors.push(ConfigError::Syntax { source, reason });
+        }
         match serde_yaml::from_str::<Value>(text) {
             Ok(Value::Null) => {}
             Ok(Value::Mapping(map)) => self.lay_map(&source, "", map),

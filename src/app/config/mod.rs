@@ -398,7 +398,7 @@ impl Config {
             reader.lay_file(name, text);
         }
         for (variable, key) in ENVIRONMENT {
-            if let Some(value) = sources.environment.get(*variable).filter(|value| !value.is_empty()) {
+            if let Some(value) = sources.environment.get(*variable) {
                 reader.lay(Source::Env(variable), key, value.clone());
             }
         }

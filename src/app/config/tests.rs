@@ -310,3 +310,11 @@ fn comments(text: &str) -> Vec<(String, String)> {
     assert_eq!(keys.len(), KEYS.len(), "a key of config.yml has no value in it");
     keys
 }
+
+#[test]
+fn a_file_of_brackets_is_refused_at_once() {
+    let mut reader = super::layers::Reader::new(super::KEYS);
+    reader.lay_file("deep.yml", &format!("a: {}", "[".repeat(100_000)));
+    let errors = reader.finish(()).expect_err("no configuration");
+    assert!(errors.to_string().contains("more than 1000 brackets"), "{errors}");
+}

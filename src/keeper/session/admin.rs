@@ -118,6 +118,15 @@ impl Keeper {
         if self.role != Role::Joining || !self.is_registered() || self.halted.is_some() {
             return Err(IN_THE_WAY.into());
         }
+        let lives = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
+        let live: Vec<&str> = state.in_sync.iter().filter(lives).map(|m| m.id.as_str()).collect();
+        if !live.is_empty() {
+            let text = format!(
+                "ERR the directory shows {} live with a copy that is in sync, whose data would be given up: stop it first",
+                live.join(", ")
+            );
+            return Err(text.into());
+        }
         self.tell_operators(format!(
             "reset by an operator: dataset {} IS GIVEN UP, starting over empty",
             state.dataset

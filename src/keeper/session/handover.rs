@@ -147,6 +147,9 @@ impl Keeper {
         if self.leading.is_some() {
             return Err("ERR You should send CLUSTER FAILOVER to a replica".into());
         }
+        if !self.coordinator_up {
+            return Err("ERR this node has no contact to the coordination service".into());
+        }
         if !self.known.as_ref().is_some_and(|k| k.state.names(&self.me)) {
             return Err("ERR this replica is not in sync".into());
         }
