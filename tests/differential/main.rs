@@ -9,7 +9,7 @@
 //! docs/COMPATIBILITY.md.
 //!
 //! `DATAKEEPER_DIFFERENTIAL_COMMANDS` says how many commands (1,000,000), `DATAKEEPER_DIFFERENTIAL_SEED` where to begin: the
-//! number that a failure names replays its round first. *Not here*: types other than strings, WATCH, what belongs to a connection.
+//! number that a failure names replays its round first. *Not here*: types other than strings, what else belongs to a connection.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -105,9 +105,11 @@ impl Trial {
             let Some(rule) = rule_for(request, &queued, &our_reply, &their_reply) else {
                 let shown = |reply: &[u8]| reply[..reply.len().min(1_000)].escape_ascii().to_string();
                 let (ours, theirs) = (shown(&our_reply), shown(&their_reply));
+                let executed = if request.command == "exec" { &queued[..] } else { &[] };
+                let executed: String = executed.iter().map(|request| format!("\n    of {}", request.shown())).collect();
                 let history = history(request, before, &batch[..i]);
                 self.unexplained.push(format!(
-                    "RESP{} {}\n  ours   {ours}\n  Redis  {theirs}\n{history}",
+                    "RESP{} {}{executed}\n  ours   {ours}\n  Redis  {theirs}\n{history}",
                     protocol + 2,
                     request.shown()
                 ));
@@ -132,6 +134,9 @@ impl Trial {
                 let end = (requests.below(TRANSACTION_MAX) as usize + 1).min(size);
                 batch.insert(end, Request::bare(if requests.below(8) == 0 { "discard" } else { "exec" }));
                 batch.insert(0, Request::bare("multi"));
+                if requests.below(2) == 0 {
+                    batch.splice(0..0, requests.draw_watch());
+                }
             }
             let protocol = requests.below(2) as usize;
             for payload in self.pipeline(protocol, &batch, &sent) {

@@ -179,11 +179,15 @@ impl Request {
         self.words.iter().map(shown).collect::<Vec<_>>().join(" ")
     }
 
+    /// The word as a number.
+    fn number(&self, i: usize) -> Option<i64> {
+        std::str::from_utf8(self.words.get(i)?).ok()?.parse().ok()
+    }
+
     /// Whether it gives a key a relative time that [`Requests::relative`] has not drawn: it may end while the test looks, or meet itself.
     fn is_fleeting(&self) -> bool {
         let chance = |i: usize| {
-            let number = self.words.get(i).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok());
-            number.is_some_and(|n| n > 0 && n < 1 << 60 && (n < RELATIVE_MIN || n % RELATIVE_STEP != 0))
+            self.number(i).is_some_and(|n| n > 0 && n < 1 << 60 && (n < RELATIVE_MIN || n % RELATIVE_STEP != 0))
         };
         match &self.word(0)[..] {
             b"expire" | b"pexpire" | b"setex" | b"psetex" => chance(2),
@@ -193,6 +197,16 @@ impl Request {
             }
             _ => false,
         }
+    }
+
+    /// Whether it may make a value of many MiB.
+    fn is_huge(&self) -> bool {
+        let end = match &self.word(0)[..] {
+            b"setrange" => 1 << 29,
+            b"setbit" | b"bitfield" => 1 << 32,
+            _ => return false,
+        };
+        (1..self.words.len()).filter_map(|i| self.number(i)).any(|n| (1 << 20..end).contains(&n))
     }
 }
 
@@ -252,8 +266,21 @@ impl Requests {
                 self.spoil(&mut words);
             }
             let request = Request { command, words };
-            if !request.is_fleeting() {
+            if !request.is_fleeting() && !request.is_huge() {
                 return request;
+            }
+        }
+    }
+
+    /// WATCH of some keys, and a request behind it that may change one of them.
+    pub fn draw_watch(&mut self) -> [Request; 2] {
+        let mut words = vec![b"WATCH".to_vec()];
+        self.item("+key", &mut words);
+        loop {
+            let next = self.draw();
+            // Up to 7.0 these count as changes when they change nothing.
+            if !["setbit", "bitfield"].contains(&next.command) {
+                return [Request { command: "watch", words }, next];
             }
         }
     }

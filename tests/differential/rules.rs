@@ -20,7 +20,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "chosen by chance", explains: chosen_by_chance },
     Rule { name: "encodings", explains: encodings },
     Rule { name: "idle times", explains: idle_times },
-    Rule { name: "shared numbers", explains: shared_numbers },
+    Rule { name: "reference counts", explains: reference_counts },
     Rule { name: "dumps", explains: dumps },
     Rule { name: "bytes in errors", explains: bytes_in_errors },
 ];
@@ -95,12 +95,13 @@ fn idle_times(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
         && integer(theirs).is_some()
 }
 
-/// Redis keeps small integers once for all keys, and says so by a reference count of 2^31 - 1.
-fn shared_numbers(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
+/// Redis keeps small integers once for all keys, and says so by a count of 2^31 - 1; what a transaction sets is held by its request as well
+/// until it ends.
+fn reference_counts(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
     request.word(0) == b"object"
         && request.word(1) == b"refcount"
         && integer(ours) == Some(1)
-        && integer(theirs) == Some(i64::from(i32::MAX))
+        && integer(theirs).is_some_and(|count| count > 1)
 }
 
 /// An error is text: what a client sent and is no UTF-8 is quoted with replacement characters.
