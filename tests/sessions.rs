@@ -212,7 +212,20 @@ macro_rules! transcripts {
         }
     };
 }
-transcripts!(auth, client, cluster, config, connection, failover, handover, info, operators, transaction, wait);
+transcripts!(
+    auth,
+    client,
+    clients,
+    cluster,
+    config,
+    connection,
+    failover,
+    handover,
+    info,
+    operators,
+    transaction,
+    wait
+);
 
 #[test]
 fn every_session_command_is_in_a_transcript() {
@@ -257,6 +270,76 @@ fn wait_is_answered_by_the_acknowledgement_that_was_missing_and_not_before() {
     assert!(took > 0 && world.answered(&mut wait), "the new copy holds the write");
     assert_eq!(wait.out.to_vec(), b":2\r\n");
     assert_eq!(field(&world.ask(0, &["INFO", "clients"]), "blocked_clients"), Some("0"));
+}
+
+#[test]
+fn wait_of_another_connection_is_ended_as_if_by_time_or_with_an_error() {
+    let mut world = world(3, acks_leader);
+    world.cut_off.insert(2);
+    let (conn, other) = (world.connect(0), world.connect(0));
+    world.ask_on(0, conn, &["SET", "k", "v"]);
+    for (how, wanted) in [
+        (&[][..], &b":1\r\n"[..]),
+        (&["TIMEOUT"], b":1\r\n"),
+        (&["ERROR"], b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"),
+    ] {
+        let mut wait = world.request(0, conn, &["WAIT", "2", "0"]);
+        world.run(5);
+        assert!(!world.answered(&mut wait));
+        let id = String::from_utf8(world.ask_on(0, other, &["CLIENT", "LIST"])).unwrap();
+        let id = id.lines().find_map(|line| line.contains("cmd=wait").then(|| &line[3..line.find(' ').unwrap()]));
+        let unblock = [&["CLIENT", "UNBLOCK", id.expect("it is listed")], how].concat();
+        assert_eq!(world.ask_on(0, other, &unblock), b":1\r\n");
+        assert_eq!(world.ask_on(0, other, &unblock), b":0\r\n", "it is unblocked already");
+        assert!(world.answered(&mut wait));
+        assert_eq!(wait.out.to_vec(), wanted);
+    }
+    // What was said of that WAIT is not said of the next one.
+    assert_eq!(world.ask_on(0, conn, &["WAIT", "2", "50"]), b":1\r\n");
+}
+
+#[test]
+fn paused_writes_wait_and_are_executed_and_reads_go_on() {
+    let mut world = world(3, realistic);
+    world.ask(0, &["SET", "soon", "v", "PX", "100"]);
+    let (conn, other) = (world.connect(0), world.connect(0));
+    world.ask_on(0, other, &["CLIENT", "PAUSE", "2500", "WRITE"]);
+    let mut write = world.request(0, conn, &["SET", "k", "v"]);
+    let exec = world.connect(0);
+    let mut exec = world.pipeline(0, exec, &[&["MULTI"], &["INCR", "n"], &["EXEC"]]);
+    world.run(2_000);
+    assert!(!world.answered(&mut write) && !world.answered(&mut exec), "longer than a command waits for a leader");
+    assert_eq!(world.ask_on(0, other, &["MGET", "k", "soon"]), b"*2\r\n$-1\r\n$-1\r\n");
+    assert_eq!(world.ask_on(0, other, &["DBSIZE"]), b":1\r\n", "what has expired is hidden and not deleted");
+    assert!(world.ask(1, &["SET", "k", "v"]).starts_with("-MOVED"), "the pause is the leader's alone");
+    world.run(600);
+    assert!(world.answered(&mut write) && world.answered(&mut exec));
+    assert_eq!(write.out.to_vec(), b"+OK\r\n");
+    assert!(exec.out.to_vec().ends_with(b"*1\r\n:1\r\n"));
+    world.run(200);
+    assert_eq!(world.ask_on(0, other, &["DBSIZE"]), b":2\r\n");
+
+    world.ask_on(0, other, &["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let mut write = world.request(0, conn, &["SET", "k", "w"]);
+    world.run(10);
+    assert!(!world.answered(&mut write));
+    world.ask_on(0, other, &["CLIENT", "UNPAUSE"]);
+    world.run(5);
+    assert!(world.answered(&mut write), "at once");
+}
+
+#[test]
+fn second_pause_prolongs_the_first_and_makes_it_no_milder() {
+    let mut world = world(1, realistic);
+    let (conn, other) = (world.connect(0), world.connect(0));
+    let mut both =
+        world.pipeline(0, other, &[&["CLIENT", "PAUSE", "300", "ALL"], &["CLIENT", "PAUSE", "100", "WRITE"]]);
+    assert!(world.answered(&mut both));
+    let mut ping = world.request(0, conn, &["PING"]);
+    world.run(295);
+    assert!(!world.answered(&mut ping));
+    world.run(10);
+    assert!(world.answered(&mut ping));
 }
 
 #[test]

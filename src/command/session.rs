@@ -17,13 +17,20 @@ pub enum SessionCommand {
     Asking,
     Auth,
     ClientGetName,
+    ClientGetRedir,
     ClientId,
     ClientInfo,
+    ClientKill,
     ClientList,
     ClientNoEvict,
     ClientNoTouch,
+    ClientPause,
+    ClientReply,
     ClientSetInfo,
     ClientSetName,
+    ClientTrackingInfo,
+    ClientUnblock,
+    ClientUnpause,
     ClusterFailover,
     ClusterInfo,
     ClusterKeySlot,
@@ -158,6 +165,11 @@ const CLIENT: &[CommandSpec] = &[
         "2.6.9",
         "Returns the name of the connection.",
     ),
+    CommandSpec::session("client|getredir", 2, Run::ClientGetRedir).flags(CONNECTION).doc(
+        Group::Connection,
+        "6.0.0",
+        "Returns where the connection's invalidations go: nowhere.",
+    ),
     CommandSpec::session("client|id", 2, Run::ClientId).flags(CONNECTION).doc(
         Group::Connection,
         "5.0.0",
@@ -168,6 +180,10 @@ const CLIENT: &[CommandSpec] = &[
         "6.2.0",
         "Returns what CLIENT LIST says of this connection.",
     ),
+    CommandSpec::session("client|kill", -3, Run::ClientKill)
+        .args("address | [ID id] [TYPE type] [USER user] [ADDR address] [LADDR address] [SKIPME YES | NO]")
+        .flags(OPERATOR)
+        .doc(Group::Connection, "2.4.0", "Closes connections."),
     CommandSpec::session("client|list", -2, Run::ClientList)
         .args("[TYPE NORMAL | MASTER | REPLICA | PUBSUB] [ID id [id ...]]")
         .flags(OPERATOR)
@@ -183,6 +199,15 @@ const CLIENT: &[CommandSpec] = &[
         "7.2.0",
         "Lets the connection's commands leave the keys' time of access alone.",
     ),
+    CommandSpec::session("client|pause", -3, Run::ClientPause).args("milliseconds [WRITE | ALL]").flags(OPERATOR).doc(
+        Group::Connection,
+        "3.0.0",
+        "Holds the commands of all connections for a while, or what writes.",
+    ),
+    CommandSpec::session("client|reply", 3, Run::ClientReply)
+        .args("ON | OFF | SKIP")
+        .flags(&[Noscript, Loading, Stale, NoMulti])
+        .doc(Group::Connection, "3.2.0", "Says whether the connection gets replies."),
     CommandSpec::session("client|setinfo", 4, Run::ClientSetInfo)
         .args("LIB-NAME name | LIB-VER version")
         .flags(CONNECTION)
@@ -193,6 +218,20 @@ const CLIENT: &[CommandSpec] = &[
         .flags(CONNECTION)
         .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
         .doc(Group::Connection, "2.6.9", "Sets the name of the connection."),
+    CommandSpec::session("client|trackinginfo", 2, Run::ClientTrackingInfo).flags(CONNECTION).doc(
+        Group::Connection,
+        "6.2.0",
+        "Returns what is tracked for the connection: nothing.",
+    ),
+    CommandSpec::session("client|unblock", -3, Run::ClientUnblock)
+        .args("client-id [TIMEOUT | ERROR]")
+        .flags(OPERATOR)
+        .doc(Group::Connection, "5.0.0", "Ends the WAIT of another connection."),
+    CommandSpec::session("client|unpause", 2, Run::ClientUnpause).flags(OPERATOR).doc(
+        Group::Connection,
+        "6.2.0",
+        "Ends CLIENT PAUSE.",
+    ),
     CommandSpec::data("client|help", 2, help).flags(HELP_FLAGS).doc(
         Group::Connection,
         "5.0.0",

@@ -59,6 +59,8 @@ pub(super) enum Gate {
     Moved,
     /// It waits; when that has lasted too long, it is refused.
     Wait(Refusal),
+    /// CLIENT PAUSE holds it until then.
+    Paused(Boot),
     /// It is refused at once.
     Refuse(Refusal),
 }
@@ -126,6 +128,11 @@ impl Keeper {
         if self.leading.is_none() && session.since <= self.led_until {
             gates.read = gates.write;
         }
+        if gates.write == Gate::Serve
+            && let Some(until) = self.paused(now, false)
+        {
+            gates.write = Gate::Paused(until);
+        }
         gates
     }
 
@@ -180,6 +187,10 @@ impl Keeper {
                     return Some(Held::Waits);
                 }
                 refusal.text().into()
+            }
+            Gate::Paused(until) => {
+                self.waiting.insert(conn, until);
+                return Some(Held::Waits);
             }
             Gate::Refuse(refusal) => refusal.text().into(),
         };

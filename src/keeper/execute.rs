@@ -72,6 +72,13 @@ impl Keeper {
         };
         self.waiting.remove(&conn);
         self.confirming.remove(&conn);
+        if self.pause.is_some()
+            && let Some(until) = self.paused(now, true)
+        {
+            self.waiting.insert(conn, until);
+            self.sessions.put_back(conn, session);
+            return Executed { commands: 0, seq: None, next: Next::Wait };
+        }
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
         }
@@ -89,7 +96,14 @@ impl Keeper {
             }
             for hash in &hashes[..group] {
                 let args = batch.args(done, input);
-                match self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx) {
+                let unheard = session.replies.begin().then(|| out.mark());
+                let outcome = self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx);
+                if let Some(mark) = unheard
+                    && session.replies.end(matches!(outcome, Outcome::Next))
+                {
+                    out.rewind(mark);
+                }
+                match outcome {
                     Outcome::Next => {
                         done += 1;
                         if self.role != role {
@@ -165,6 +179,7 @@ impl Keeper {
         let protocol = session.protocol;
         let spec = match resolve(args) {
             Ok(spec) => spec,
+            Err(CommandError::WrongArity("exec")) => return self.exec_misspelt(session, out),
             Err(error) => {
                 session.fail_transaction();
                 // An HTTP request, which a page in somebody's browser can send here: its body is not to be taken for commands.
@@ -351,10 +366,12 @@ impl Keeper {
     }
 
     /// Whether an expired key is deleted by a logged entry. A leader with too small a set only hides it: the entry could not be
-    /// acknowledged, and every read that it touches would wait for it.
+    /// acknowledged, and every read that it touches would wait for it. So does one whose writes are paused.
     fn may_expire(&self) -> bool {
         let pending = self.pending.as_ref().map(|p| &p.want);
-        self.role == Role::Leader && self.known.as_ref().is_some_and(|k| may_commit(&k.state, pending))
+        self.role == Role::Leader
+            && self.pause.is_none()
+            && self.known.as_ref().is_some_and(|k| may_commit(&k.state, pending))
     }
 
     /// Deletes some of the keys whose time has come, as one entry. Returns whether much of what it looked at was due: then more is.

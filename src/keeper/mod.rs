@@ -244,6 +244,8 @@ pub struct Keeper {
     handed_over: Option<Epoch>,
     /// Clients to be closed once idle, and when; the next one last.
     closings: Vec<(Boot, ConnId)>,
+    /// CLIENT PAUSE; over or not.
+    pause: Option<session::Pause>,
     halted: Option<String>,
     stats: report::Stats,
     told: notice::Told,
@@ -345,6 +347,7 @@ impl Keeper {
             led_until: Boot(0),
             handed_over: None,
             closings: Vec::new(),
+            pause: None,
             halted: None,
             stats: report::Stats::new(now),
             told: notice::Told::default(),
@@ -436,6 +439,9 @@ impl Keeper {
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.stats.sample(now);
         let mut more = self.store.sweep(256);
+        if self.pause.is_some() && self.paused(now, false).is_none() {
+            self.pause = None;
+        }
         if self.role == Role::Leader {
             more |= self.expire_due(now, fx);
         }

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Epoch, Offset};
 use crate::base::limits::{PREFETCH_GROUP, TRANSACTION_ARGS_MAX, TRANSACTION_BYTES_MAX, WATCHED_KEYS_MAX};
-use crate::command::{CommandSpec, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot};
+use crate::command::{CommandError, CommandSpec, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot};
 use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{KeyHash, Watch};
 
@@ -218,9 +218,9 @@ impl Keeper {
             Gate::Moved => Some(self.redirect(now, conn, session, first_slot)),
             Gate::Refuse(refusal) => Some(refusal.text().into()),
             // Queueing takes memory, too, so everything is refused.
-            Gate::Serve | Gate::Wait(_) if self.is_full() => Some(OOM.into()),
+            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
             // What it would wait for, EXEC waits for.
-            Gate::Serve | Gate::Wait(_) => {
+            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) => {
                 let transaction = session.transaction.as_mut().expect("the caller looked");
                 if transaction.failed { None } else { transaction.push(spec, args).err().map(Cow::from) }
             }
@@ -231,6 +231,12 @@ impl Keeper {
         };
         session.fail_transaction();
         Some(self.refuse(session.protocol, &text, out))
+    }
+
+    /// An EXEC with arguments ends the transaction as one that is refused does.
+    pub(super) fn exec_misspelt(&mut self, session: &mut Session, out: &mut Output) -> Outcome {
+        self.end_transaction(session);
+        self.refuse(session.protocol, &refused(CommandError::WrongArity("exec").text()), out)
     }
 
     /// EXEC.
@@ -279,13 +285,13 @@ impl Keeper {
         }
         let queue = &transaction.queue;
         Reply::new(out, protocol).array(queue.len());
-        let mut from = 0;
+        let (mut from, mut closes) = (0, false);
         while from < queue.len() {
             let group = (queue.len() - from).min(PREFETCH_GROUP);
             let mut hashes = [None; PREFETCH_GROUP];
             self.touch_group(queue, &[], from, &mut hashes[..group]);
             for (i, hash) in hashes[..group].iter().enumerate() {
-                self.exec_one(now, conn, session, &queue.args(from + i, &[]), *hash, out, need, fx);
+                closes |= self.exec_one(now, conn, session, &queue.args(from + i, &[]), *hash, out, need, fx);
             }
             from += group;
         }
@@ -293,10 +299,10 @@ impl Keeper {
         if !self.scratch.is_empty() {
             *need = self.append(session);
         }
-        Outcome::Next
+        if closes { Outcome::Stop(Next::CloseAfter) } else { Outcome::Next }
     }
 
-    /// Executes one command of a transaction to its end; its effects stay in `scratch`.
+    /// Executes one command of a transaction to its end; its effects stay in `scratch`. Whether the connection ends with EXEC's reply.
     #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart
     fn exec_one(
         &mut self,
@@ -308,13 +314,13 @@ impl Keeper {
         out: &mut Output,
         need: &mut Offset,
         fx: &mut Effects,
-    ) {
+    ) -> bool {
         let spec = queued_spec(args);
         match spec.exec {
             Exec::Data(run) => {
                 if spec.flags.has(Flag::Write) && self.scratch.len() + args.bytes() > TRANSACTION_BYTES_MAX {
                     self.refuse(session.protocol, TOO_LARGE_EFFECTS, out);
-                    return;
+                    return false;
                 }
                 loop {
                     let (result, emitted) = self.call(now, session, spec, run, args, first_key, out);
@@ -333,14 +339,17 @@ impl Keeper {
                     }
                 }
                 session.slice = Default::default();
+                false
             }
             Exec::Session(command) => {
-                if let Flow::Block { .. } = self.session_command(now, conn, session, command, args, out, fx) {
+                let mut flow = self.session_command(now, conn, session, command, args, out, fx);
+                if let Flow::Block { .. } = flow {
                     // Nothing waits within a transaction: as if its time were over.
                     session.wait_until = Some(now.boot);
-                    self.session_command(now, conn, session, command, args, out, fx);
+                    flow = self.session_command(now, conn, session, command, args, out, fx);
                 }
                 session.wait_until = None;
+                flow == Flow::Close
             }
             Exec::Container => unreachable!("a container has no row that resolves"),
         }
@@ -351,7 +360,10 @@ impl Keeper {
 fn refused(text: Cow<'static, str>) -> Cow<'static, str> {
     match text.split(' ').next() {
         Some("MOVED" | "CLUSTERDOWN" | "TRYAGAIN") => text,
-        _ => format!("EXECABORT Transaction discarded because of: {text}").into(),
+        _ => {
+            let why = text.strip_prefix("ERR ").unwrap_or(&text);
+            format!("EXECABORT Transaction discarded because of: {why}").into()
+        }
     }
 }
 

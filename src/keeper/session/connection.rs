@@ -1,19 +1,16 @@
-//! Commands about one's own connection: HELLO, AUTH, CLIENT, SELECT, PING, QUIT, RESET, READONLY, READWRITE, ASKING.
+//! Commands about one's own connection: HELLO, AUTH, CLIENT (but for what is in `clients`), SELECT, PING, QUIT, RESET, READONLY, READWRITE, ASKING.
 //!
 //! There is one user, `default`, and at most one password. Passwords are compared by their digests: neither time nor length
 //! tells how much of a guess was right.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
 use crate::base::clock::Now;
-use crate::base::ids::ConnId;
 use crate::command::{CommandError, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Output, Protocol, Reply};
 
-use super::{Answer, Flow, Session};
+use super::{Answer, Flow, Replies, Session};
 
 /// Version of Redis whose commands and words this is built to; clients choose features by it.
 pub(super) const REDIS_VERSION: &str = "7.2.4";
@@ -73,6 +70,42 @@ pub(super) fn switch(flag: &mut bool, args: &Args<'_>, reply: &mut Reply<'_>) ->
 
 pub(super) fn id(session: &Session, reply: &mut Reply<'_>) -> Answer {
     reply.integer(session.id as i64);
+    Ok(Flow::Done)
+}
+
+/// CLIENT GETREDIR: nobody is told what became invalid.
+pub(super) fn get_redir(reply: &mut Reply<'_>) -> Answer {
+    reply.integer(-1);
+    Ok(Flow::Done)
+}
+
+pub(super) fn tracking_info(reply: &mut Reply<'_>) -> Answer {
+    reply.map(3);
+    reply.bulk(b"flags");
+    reply.set(1);
+    reply.bulk(b"off");
+    reply.bulk(b"redirect");
+    reply.integer(-1);
+    reply.bulk(b"prefixes");
+    reply.array(0);
+    Ok(Flow::Done)
+}
+
+/// CLIENT REPLY; only ON is answered.
+pub(super) fn reply_mode(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+    let mode = args.get(2);
+    if mode.eq_ignore_ascii_case(b"on") {
+        session.replies = Replies::All;
+        reply.ok();
+    } else if mode.eq_ignore_ascii_case(b"off") {
+        session.replies = Replies::None;
+    } else if mode.eq_ignore_ascii_case(b"skip") {
+        if session.replies != Replies::None {
+            session.replies = Replies::SkipNext;
+        }
+    } else {
+        return Err(CommandError::Syntax.to_string().into());
+    }
     Ok(Flow::Done)
 }
 
@@ -214,91 +247,9 @@ impl Keeper {
         session.trusted = self.config.password.is_none();
         session.name.clear();
         (session.readonly, session.no_evict, session.no_touch) = (false, false, false);
+        session.replies = Replies::All;
         Reply::new(out, session.protocol).simple("RESET");
         Ok(Flow::Done)
-    }
-
-    pub(super) fn client_info(&self, now: Now, conn: ConnId, session: &Session, reply: &mut Reply<'_>) -> Answer {
-        let mut text = String::new();
-        self.describe_client(now, conn, session, &mut text);
-        reply.verbatim("txt", text.as_bytes());
-        Ok(Flow::Done)
-    }
-
-    pub(super) fn client_list(
-        &self,
-        now: Now,
-        conn: ConnId,
-        session: &Session,
-        args: &Args<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Answer {
-        let mut ids: Option<Vec<u64>> = None;
-        match args.len() {
-            2 => {}
-            4 if args.get(2).eq_ignore_ascii_case(b"type") => {
-                let kind = args.get(3).to_ascii_lowercase();
-                match kind.as_slice() {
-                    b"normal" => {}
-                    // Links to other nodes are no clients here, and nobody subscribes.
-                    b"master" | b"replica" | b"slave" | b"pubsub" => ids = Some(Vec::new()),
-                    _ => return Err(format!("ERR Unknown client type '{}'", args.get(3).escape_ascii()).into()),
-                }
-            }
-            4.. if args.get(2).eq_ignore_ascii_case(b"id") => {
-                let wanted = args.tail(3);
-                let wanted = wanted.iter().map(|id| integer(id).ok().and_then(|id| u64::try_from(id).ok()));
-                ids = Some(wanted.collect::<Option<_>>().ok_or("ERR Invalid client ID")?);
-            }
-            _ => return Err(CommandError::Syntax.to_string().into()),
-        }
-        if let Some(ids) = &mut ids {
-            ids.sort_unstable();
-        }
-        let mut all: Vec<(ConnId, &Session)> = self.sessions.iter().chain([(conn, session)]).collect();
-        all.sort_unstable_by_key(|(_, session)| session.id);
-        let mut text = String::new();
-        for (conn, session) in all {
-            if ids.as_ref().is_none_or(|ids| ids.binary_search(&session.id).is_ok()) {
-                self.describe_client(now, conn, session, &mut text);
-            }
-        }
-        reply.verbatim("txt", text.as_bytes());
-        Ok(Flow::Done)
-    }
-
-    /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
-    fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
-        let marks = [
-            ('x', s.transaction.is_some()),
-            ('b', self.waiting.contains_key(&conn)),
-            ('d', self.watched_keys_changed(s)),
-            ('r', s.readonly),
-            ('e', s.no_evict),
-            ('T', s.no_touch),
-        ];
-        let mut flags: String = marks.iter().filter(|(_, on)| *on).map(|(mark, _)| mark).collect();
-        if flags.is_empty() {
-            flags.push('N');
-        }
-        let (age, idle) = (now.boot.ms_since(s.since) / 1_000, now.boot.ms_since(s.active_at) / 1_000);
-        let (queued, queued_bytes) = s.transaction.as_ref().map_or((-1, 0), |t| (t.len() as i64, t.memory()));
-        let protocol = if s.protocol == Protocol::Resp3 { 3 } else { 2 };
-        writeln!(
-            text,
-            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={queued} \
-             watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
-             redir=-1 resp={protocol} lib-name={} lib-ver={}",
-            s.id,
-            s.addr,
-            s.local_addr,
-            s.name,
-            s.watches.len(),
-            s.last_command,
-            s.library.0,
-            s.library.1
-        )
-        .expect("a String takes any text");
     }
 }
 

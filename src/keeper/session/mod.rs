@@ -1,14 +1,15 @@
 //! Sessions: what the Keeper knows of each client connection, and the commands that need one.
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
-//! The commands are in one file per family: `admin`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
+//! The commands are in one file per family: `admin`, `clients`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
 //! status), `memory` and `wait`;
 //! MULTI and its kin are in `keeper/transaction`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Not here: CLIENT KILL, PAUSE, REPLY and TRACKING, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
+//! Not here: CLIENT TRACKING, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
 mod admin;
+mod clients;
 mod cluster;
 mod config;
 mod connection;
@@ -27,9 +28,12 @@ use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
 
+use clients::Unblock;
+
 use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
+pub(super) use clients::Pause;
 pub(super) use view::host_and_port;
 
 /// One client connection.
@@ -79,6 +83,42 @@ pub(super) struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// WATCH.
     pub watches: Watches,
+    /// CLIENT REPLY.
+    pub replies: Replies,
+    /// CLIENT UNBLOCK ended its WAIT.
+    pub unblocked: Option<Unblock>,
+}
+
+/// Which replies a connection gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Replies {
+    #[default]
+    All,
+    /// None to the command behind CLIENT REPLY SKIP.
+    SkipNext,
+    /// None to the command that is executed now, which is that one.
+    Skip,
+    None,
+}
+
+impl Replies {
+    /// A command begins; whether its reply may have to be dropped.
+    #[inline]
+    pub fn begin(&mut self) -> bool {
+        if *self == Replies::SkipNext {
+            *self = Replies::Skip;
+        }
+        *self != Replies::All
+    }
+
+    /// It is executed, or will be tried again; whether what it wrote is dropped.
+    pub fn end(&mut self, executed: bool) -> bool {
+        let dropped = *self != Replies::All;
+        if *self == Replies::Skip {
+            *self = if executed { Replies::All } else { Replies::SkipNext };
+        }
+        dropped
+    }
 }
 
 /// What became of a session command.
@@ -132,6 +172,11 @@ impl Sessions {
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
         self.map.iter().map(|(conn, session)| (*conn, &**session))
     }
+
+    /// See [`Sessions::iter`].
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Session)> {
+        self.map.iter_mut().map(|(conn, session)| (*conn, session))
+    }
 }
 
 impl Keeper {
@@ -170,6 +215,8 @@ impl Keeper {
             slice: SliceState::default(),
             transaction: None,
             watches: Watches::default(),
+            replies: Replies::All,
+            unblocked: None,
         };
         self.sessions.map.insert(conn, Box::new(session));
         true
@@ -222,6 +269,13 @@ impl Keeper {
             | SessionCommand::AdminLowerPeak
             | SessionCommand::AdminReset
             | SessionCommand::AdminSetConfig => self.operate(now, session, command, args, &mut reply),
+            SessionCommand::ClientGetRedir => connection::get_redir(&mut reply),
+            SessionCommand::ClientKill => self.client_kill(session, args, &mut reply, fx),
+            SessionCommand::ClientPause => self.client_pause(now, args, &mut reply),
+            SessionCommand::ClientReply => connection::reply_mode(session, args, &mut reply),
+            SessionCommand::ClientTrackingInfo => connection::tracking_info(&mut reply),
+            SessionCommand::ClientUnblock => self.client_unblock(args, &mut reply, fx),
+            SessionCommand::ClientUnpause => self.client_unpause(&mut reply, fx),
             SessionCommand::ClientId => connection::id(session, &mut reply),
             SessionCommand::ClientGetName => connection::get_name(session, &mut reply),
             SessionCommand::ClientSetName => connection::set_name(session, args, &mut reply),

@@ -9,6 +9,7 @@ use crate::command::{CommandError, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Reply};
 
+use super::clients::Unblock;
 use super::{Answer, Flow, Session};
 
 const ON_A_REPLICA: &str = "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica \
@@ -25,6 +26,10 @@ impl Keeper {
         reply: &mut Reply<'_>,
     ) -> Answer {
         self.blocked.remove(&conn);
+        let unblocked = session.unblocked.take();
+        if unblocked == Some(Unblock::Error) {
+            return Err("UNBLOCKED client unblocked via CLIENT UNBLOCK".into());
+        }
         if self.leading.is_none() {
             return Err(if session.wait_until.is_some() { DEPOSED } else { ON_A_REPLICA }.into());
         }
@@ -36,7 +41,7 @@ impl Keeper {
         };
         let until = *session.wait_until.get_or_insert(until);
         let holding = self.holding(session.last_write);
-        if holding >= wanted || now.boot >= until {
+        if holding >= wanted || now.boot >= until || unblocked.is_some() {
             reply.integer(holding);
             return Ok(Flow::Done);
         }
