@@ -238,13 +238,14 @@ pub fn v3_reads_that_no_pending_write_touches_go_on_below_the_minimum() {
     world.run(20);
     world.stop(1, 0);
     world.stop(2, 0);
-    let mut write = world.write(0, "k", "pending");
     world.crash(1);
     world.crash(2);
     world.take(1, 0);
     world.take(2, 0);
     world.heal();
-    world.run_until("n0 is alone", 1_000, |w| w.in_sync() == 1);
+    world.run(300);
+    let mut write = world.write(0, "k", "pending");
+    world.run_until("n0 is alone", 700, |w| w.in_sync() == 1);
     let (mut touched, mut other) = (world.read(0, "k"), world.read(0, "other"));
     world.run(20);
     assert!(!world.answered(&mut write), "below the minimum nothing is acknowledged: {}", write.reply());
