@@ -80,6 +80,9 @@ fn story(world: &mut World) -> Result<(), String> {
     if world.lost_all && world.checks.resets == 0 {
         // Whether what is left comes back is not promised; that nothing false is said is.
         world.run_until(world.t + 8_000 * MS)?;
+        while world.step < EVENTS_MIN {
+            world.run_until(world.t + 1_000 * MS)?;
+        }
     }
     if world.checks.resets > 0 {
         world.coverage.hit("started over after total loss");
