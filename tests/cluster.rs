@@ -154,6 +154,40 @@ fn client_libraries_work_plain_and_cluster() {
 }
 
 #[test]
+fn subscribers_at_every_node_hear_what_is_published_at_any() {
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    let clients: Vec<redis::Client> = cluster
+        .nodes
+        .iter()
+        .map(|node| redis::Client::open(format!("redis://{}/", node.addr)).expect("a URL"))
+        .collect();
+    let mut connections: Vec<redis::Connection> =
+        clients.iter().map(|client| client.get_connection().expect("a connection")).collect();
+    let mut listeners: Vec<redis::PubSub<'_>> =
+        connections.iter_mut().map(|connection| connection.as_pubsub()).collect();
+    for listener in &mut listeners {
+        listener.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        listener.subscribe("news").expect("SUBSCRIBE");
+        listener.psubscribe("n?ws").expect("PSUBSCRIBE");
+    }
+    for (i, client) in clients.iter().enumerate() {
+        let mut publisher = client.get_connection().expect("a connection");
+        let text = format!("from {i}");
+        assert_eq!(publisher.publish::<_, _, i64>("news", &text).expect("PUBLISH"), 2, "once by name, once by pattern");
+        for listener in &mut listeners {
+            for pattern in [None, Some("n?ws".to_string())] {
+                let message = listener.get_message().expect("a message");
+                assert_eq!(message.get_payload::<String>().expect("a text"), text);
+                assert_eq!(message.get_pattern::<Option<String>>().expect("a text or none"), pattern);
+            }
+        }
+    }
+    drop(listeners);
+    cluster.finish(&[]);
+}
+
+#[test]
 fn redis_tools_work() {
     let _alone = alone();
     if !tools::have_redis_tools() {

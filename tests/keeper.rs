@@ -5,7 +5,7 @@
 
 mod support;
 
-use datakeeper::base::ids::LinkId;
+use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
@@ -471,4 +471,97 @@ fn a_state_that_was_deleted_is_made_anew_by_a_node_that_holds_the_data() {
     }
     world.run_until("all three in sync", 3_000, |w| w.in_sync() == 3);
     assert_eq!(world.ask(1, &["GET", "before7"]), "$1\r\nx\r\n");
+}
+
+/// What was published for a connection, as text.
+fn pushed(world: &mut World, i: usize, conn: ConnId) -> String {
+    String::from_utf8(world.pushed(i, conn)).unwrap()
+}
+
+#[test]
+fn what_is_published_at_any_node_reaches_who_listens_at_each_once_whatever_its_size() {
+    let mut world = three();
+    let listeners: Vec<ConnId> = (0..3).map(|i| world.connect(i)).collect();
+    for (i, conn) in listeners.iter().enumerate() {
+        world.ask_on(i, *conn, &["SUBSCRIBE", "ch"]);
+    }
+    for from in 0..3 {
+        for len in [0, 1, 65_000, 3 << 20] {
+            let text = from.to_string().repeat(len);
+            assert_eq!(world.ask(from, &["PUBLISH", "ch", &text]), ":1\r\n");
+            world.run(1);
+            let wanted = format!("*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n${len}\r\n{text}\r\n");
+            for (i, conn) in listeners.iter().enumerate() {
+                assert!(pushed(&mut world, i, *conn) == wanted, "{len} bytes from n{from} at n{i}");
+            }
+        }
+    }
+    // The next leader's links carry messages as the last one's did.
+    world.crash(0);
+    world.run_until("a new leader", 1_000, |w| w.role(1) == Role::Leader || w.role(2) == Role::Leader);
+    world.run_until("two in sync", 2_000, |w| w.in_sync() == 2);
+    world.run(60);
+    for from in [1, 2] {
+        assert_eq!(world.ask(from, &["PUBLISH", "ch", "x"]), ":1\r\n");
+        world.run(1);
+        for i in [1, 2] {
+            assert!(pushed(&mut world, i, listeners[i]).ends_with("\r\n$1\r\nx\r\n"), "from n{from} at n{i}");
+        }
+    }
+}
+
+#[test]
+fn message_is_not_told_before_what_its_publisher_wrote_is_acknowledged() {
+    let mut world = three();
+    let (here, there) = (world.connect(0), world.connect(1));
+    world.ask_on(0, here, &["SUBSCRIBE", "ch"]);
+    world.ask_on(1, there, &["SUBSCRIBE", "ch"]);
+    world.cut_off.insert(2);
+    let publisher = world.connect(0);
+    let mut both = world.pipeline(0, publisher, &[&["SET", "k", "v"], &["PUBLISH", "ch", "after SET"]]);
+    let mut exec =
+        world.pipeline(0, publisher, &[&["MULTI"], &["SET", "k", "w"], &["PUBLISH", "ch", "in EXEC"], &["EXEC"]]);
+    // Somebody who wrote nothing has nothing to wait for.
+    assert_eq!(world.ask(0, &["PUBLISH", "ch", "free"]), ":1\r\n");
+    world.run(10);
+    assert!(!world.answered(&mut both) && !world.answered(&mut exec));
+    for (i, conn) in [(0, here), (1, there)] {
+        let text = pushed(&mut world, i, conn);
+        assert!(text.contains("free") && !text.contains("after") && !text.contains("EXEC"), "{text}");
+    }
+    world.cut_off.clear();
+    world.run(10);
+    assert!(world.answered(&mut both) && world.answered(&mut exec));
+    for (i, conn) in [(0, here), (1, there)] {
+        let text = pushed(&mut world, i, conn);
+        assert!(text.find("after SET").expect("it is told") < text.find("in EXEC").expect("it is told"), "{text}");
+    }
+}
+
+#[test]
+fn messages_beyond_what_a_link_carries_are_dropped_and_the_log_goes_on() {
+    const MIB: usize = 1 << 20;
+    let mut world = three();
+    let listener = world.connect(2);
+    world.ask_on(2, listener, &["SUBSCRIBE", "ch"]);
+    // 10 MB/s.
+    world.bandwidth.insert(2, (10_000, 10_000));
+    let publisher = world.connect(0);
+    for i in 0..20 {
+        let text = format!("{i:02}").repeat(MIB / 2);
+        assert_eq!(world.ask_on(0, publisher, &["PUBLISH", "ch", &text]), b":0\r\n");
+    }
+    let info = world.ask(0, &["INFO", "datakeeper"]);
+    let dropped = info.lines().find_map(|line| line.strip_prefix("published_dropped:")).expect("a field");
+    let dropped: usize = dropped.trim().parse().expect("a number");
+    assert!((1..10).contains(&dropped), "{dropped} of 20 dropped");
+    let begin = world.now_ms;
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    assert!(world.now_ms - begin < 200, "a write took {} ms", world.now_ms - begin);
+    world.run(3_000);
+    assert_eq!(world.in_sync(), 3);
+    let got = pushed(&mut world, 2, listener);
+    let numbers: Vec<&str> = got.split("\r\n").filter(|line| line.len() == MIB).map(|line| &line[..2]).collect();
+    assert_eq!(numbers.len(), 20 - dropped);
+    assert!(numbers.is_sorted(), "{numbers:?}");
 }

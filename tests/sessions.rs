@@ -14,6 +14,7 @@
 //! > CLIENT SETNAME "x"  a command
 //! +OK                   its reply: a line per CRLF; a line end of another kind is shown as `\n` and ends the line, too
 //! closed                the connection ends after the reply
+//! @pushed               what was published for this connection since it was last asked
 //! ```
 //! Time and seeds are fixed, so that every byte is. `BLESS=1 cargo test --test sessions` writes what it saw into the files;
 //! read the difference before you commit it.
@@ -169,6 +170,10 @@ fn replay(script: &str) -> String {
                 world.run_until(line, 3_000, |w| w.in_sync() == n);
                 world.run(60);
             }
+            ["@pushed"] => {
+                let (i, conn) = at.expect("@as names a connection before it");
+                seen.push_str(&lines(&world.pushed(i, conn)));
+            }
             ["@as", name, conn] => {
                 let key = (node(name), conn.to_string());
                 let conn = *conns.entry(key.clone()).or_insert_with(|| world.connect(key.0));
@@ -223,6 +228,7 @@ transcripts!(
     handover,
     info,
     operators,
+    pubsub,
     transaction,
     wait
 );

@@ -49,6 +49,21 @@ pub const HOLD_MS: u64 = 1_000;
 pub const CLIENTS_MAX: usize = 10_000;
 /// Reply bytes that may wait for one client before the node stops reading its commands.
 pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
+/// Published bytes that may wait for one subscriber before it is closed: Redis's `client-output-buffer-limit pubsub 32mb 8mb 60`.
+pub const PUSHED_BYTES_MAX: usize = 32 << 20;
+/// The same, if so many wait for [`PUSHED_SLOW_MS`].
+pub const PUSHED_BYTES_SLOW: usize = 8 << 20;
+/// See [`PUSHED_BYTES_SLOW`].
+pub const PUSHED_SLOW_MS: u64 = 60_000;
+/// Channels and patterns that one connection may listen to. Beyond: an error.
+pub const SUBSCRIPTIONS_MAX: usize = 64 << 10;
+/// Bytes of their names. Beyond: an error.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 64 << 20;
+/// Published bytes that may wait for one link, or for the acknowledgement of what was written before. A message that finds more waiting is
+/// dropped and counted.
+pub const PUBLISHED_BYTES_MAX: usize = 16 << 20;
+/// Of [`LINK_BYTES_PER_TURN`], what published messages take at most: they never stand in the log's way.
+pub const PUBLISHED_BYTES_PER_TURN: usize = LINK_BYTES_PER_TURN / 4;
 
 const _: () = assert!(BIG_BULK_BYTES <= FRAME_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= BULK_BYTES_MAX);

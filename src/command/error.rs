@@ -177,6 +177,15 @@ impl CommandError {
         CommandError::Unknown(one_line(&text))
     }
 
+    /// A subcommand was given more arguments than it takes; Redis says that only of some.
+    #[must_use]
+    pub fn unknown_use(container: &[u8], sub: &[u8]) -> CommandError {
+        let (sub, container) = (quoted(sub, QUOTED_BYTES_MAX), container.to_ascii_uppercase());
+        let head = b"ERR unknown subcommand or wrong number of arguments for '";
+        let text = [head, sub, b"'. Try ", container.as_slice(), b" HELP."].concat();
+        CommandError::Unknown(one_line(&text))
+    }
+
     /// EXPIRE's option `option` is none.
     pub(super) fn expire_option(option: &[u8]) -> CommandError {
         let text = [b"ERR Unsupported option ", quoted(option, QUOTED_BYTES_MAX)].concat();

@@ -125,7 +125,7 @@ fn command_getkeysandflags(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Don
 fn quoted_request<'a>(args: &Args<'a>) -> Result<(&'static CommandSpec, Args<'a>), CommandError> {
     let request = args.tail(2);
     let spec = find_spec(&request).map_err(|_| CommandError::InvalidCommand)?;
-    if spec.keys == Keys::NONE {
+    if spec.keys == Keys::NONE || spec.keys.usage == KeyUse::NotKey {
         return Err(CommandError::NoKeys);
     }
     if !spec.accepts(request.len()) {

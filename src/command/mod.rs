@@ -22,6 +22,7 @@ mod introspect;
 mod keyspace;
 mod lcs;
 mod number;
+mod pubsub;
 mod server;
 mod session;
 mod spec;

@@ -279,6 +279,7 @@ pub enum Group {
     Server,
     Cluster,
     Transactions,
+    Pubsub,
 }
 
 impl Group {
@@ -293,6 +294,7 @@ impl Group {
             Group::Server => "server",
             Group::Cluster => "cluster",
             Group::Transactions => "transactions",
+            Group::Pubsub => "pubsub",
         }
     }
 }
@@ -364,6 +366,8 @@ pub enum KeyUse {
     Remove,
     /// Returns and deletes.
     Take,
+    /// It is none, but a shard channel, which has a slot as keys have.
+    NotKey,
 }
 
 impl KeyUse {
@@ -381,6 +385,7 @@ impl KeyUse {
             KeyUse::Overwrite => &["OW", "update"],
             KeyUse::Remove => &["RM", "delete"],
             KeyUse::Take => &["RW", "access", "delete"],
+            KeyUse::NotKey => &["not_key"],
         }
     }
 }
@@ -460,7 +465,8 @@ impl CommandSpec {
                 Group::Bitmap => Categories::of(&[Category::Bitmap]),
                 Group::Connection => Categories::of(&[Category::Connection]),
                 Group::Transactions => Categories::of(&[Category::Transaction]),
-                Group::Server | Group::Cluster => Categories::of(&[]),
+                // That of PUBSUB follows from the flag.
+                Group::Server | Group::Cluster | Group::Pubsub => Categories::of(&[]),
             };
         }
         self

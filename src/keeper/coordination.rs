@@ -584,6 +584,7 @@ impl Keeper {
         self.executed_floor = self.executed_floor.max(self.applied);
         self.pulse.lock().rest();
         self.holds.clear();
+        self.pubsub.forget_held();
         self.store.forget_watches();
         // Whoever resigned with something unacknowledged owes its clients what any deposed leader does.
         let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some() && h.whole);

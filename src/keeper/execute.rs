@@ -88,6 +88,10 @@ impl Keeper {
         let mut done = from;
         let mut next = Next::Done;
         session.active_at = now.boot;
+        if let Some(subscriptions) = &mut session.subscriptions {
+            // What was published before these commands stands before their replies.
+            subscriptions.take(out, usize::MAX);
+        }
         'batch: while done < batch.len() {
             let group = (batch.len() - done).min(PREFETCH_GROUP);
             let mut hashes = [None; PREFETCH_GROUP];
@@ -127,6 +131,7 @@ impl Keeper {
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
+            self.take_own(session.protocol, out);
         }
         fx.append(&mut self.deferred);
         if self.confirming.contains_key(&conn) {
@@ -192,6 +197,14 @@ impl Keeper {
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
             return self.refuse(protocol, "NOAUTH Authentication required.", out);
         }
+        if session.subscriptions.is_some() && session.refuses(spec) {
+            session.fail_transaction();
+            let text = format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                spec.name
+            );
+            return self.refuse(protocol, &text, out);
+        }
         session.last_command = spec.name;
         if session.transaction.is_some()
             && let Some(outcome) = self.queue(now, conn, session, gates, spec, args, out)
@@ -232,7 +245,11 @@ impl Keeper {
                 session.slice = Default::default();
                 Outcome::Next
             }
-            Exec::Session(SessionCommand::Exec) => self.exec(now, conn, session, gates, out, need, fx),
+            Exec::Session(SessionCommand::Exec) => {
+                let outcome = self.exec(now, conn, session, gates, out, need, fx);
+                self.take_own(session.protocol, out);
+                outcome
+            }
             Exec::Session(command) => {
                 if command == SessionCommand::Watch
                     && session.transaction.is_none()
@@ -241,7 +258,9 @@ impl Keeper {
                 {
                     return outcome;
                 }
-                match self.session_command(now, conn, session, command, args, out, fx) {
+                let flow = self.session_command(now, conn, session, command, args, out, fx);
+                self.take_own(session.protocol, out);
+                match flow {
                     Flow::Done => {
                         session.wait_until = None;
                         Outcome::Next

@@ -291,7 +291,7 @@ impl Keeper {
             leading.held = self.log.end();
             if known.state.may_commit() && leading.held > self.acked {
                 self.acked = leading.held;
-                self.release(fx);
+                self.release(now, fx);
             }
             return;
         }
@@ -316,14 +316,15 @@ impl Keeper {
         }
         self.acked = leading.held;
         leading.commit_due.get_or_insert(now.boot.plus_ms(1));
-        self.release(fx);
+        self.release(now, fx);
     }
 
-    /// Replies up to `acked` may leave; the log behind it is kept only as a backlog.
-    fn release(&mut self, fx: &mut Effects) {
+    /// Replies and messages up to `acked` may leave; the log behind it is kept only as a backlog.
+    fn release(&mut self, now: Now, fx: &mut Effects) {
         while let Some((conn, seq)) = self.holds.pop(self.acked) {
             fx.push(Effect::Release { conn, seq });
         }
+        self.announce_held(now, fx);
         self.resume_blocked(fx);
         self.log.trim(self.config.backlog_bytes, self.acked.min(self.applied));
     }

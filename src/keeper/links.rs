@@ -10,14 +10,17 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, Offset};
-use crate::base::limits::{FRAME_BYTES_MAX, HELLO_MS, LINK_BYTES_PER_TURN, STRANGERS_MAX};
+use crate::base::limits::{
+    FRAME_BYTES_MAX, HELLO_MS, LINK_BYTES_PER_TURN, PUBLISHED_BYTES_MAX, PUBLISHED_BYTES_PER_TURN, STRANGERS_MAX,
+};
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
 use crate::cluster::coordinator::CoordRequest;
 use crate::replication::log::Log;
 use crate::replication::resync::{Resync, View, decide};
 use crate::replication::wire::{
-    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, Reason, Refused, Welcome, WireError,
+    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, PUBLISH, Reason, Refused, Welcome,
+    WireError,
 };
 
 use super::leading::Follower;
@@ -48,6 +51,7 @@ pub(super) struct Link {
     challenge: Option<[u8; 16]>,
     assembler: Assembler,
     stream: Option<Stream>,
+    published: Published,
     /// A refused follower asks again on a new link; this one closes once the refusal is out.
     closing: bool,
 }
@@ -64,6 +68,27 @@ impl Link {
     fn stranger_until(&self) -> Option<Boot> {
         self.accepted.as_ref()?.hello_by
     }
+
+    /// Whether data flows out on it.
+    fn is_open(&self) -> bool {
+        self.stream.as_ref().is_some_and(|s| s.open)
+    }
+
+    /// Whether it leads to a follower that takes what is published.
+    pub fn takes_published(&self) -> bool {
+        self.published.understood && self.is_open()
+    }
+}
+
+/// What is published over one link.
+#[derive(Debug, Default)]
+struct Published {
+    /// The other side said that it knows these frames.
+    understood: bool,
+    /// Whole frames that were not sent yet, and their bytes.
+    frames: VecDeque<Bytes>,
+    bytes: usize,
+    assembler: Assembler,
 }
 
 /// The leader's side of a link on which data flows.
@@ -112,6 +137,7 @@ impl Keeper {
             challenge: None,
             assembler: Assembler::default(),
             stream: None,
+            published: Published::default(),
             closing: false,
         };
         self.links.insert(id, link);
@@ -178,7 +204,7 @@ impl Keeper {
 
     /// Whether data flows out on this link.
     pub(super) fn is_open(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|l| l.stream.as_ref().is_some_and(|s| s.open))
+        self.links.get(&link).is_some_and(Link::is_open)
     }
 
     /// Closes a link from this side.
@@ -202,9 +228,28 @@ impl Keeper {
         }
     }
 
+    /// Puts a message, as frames, behind the others that wait for a link; `false` if too much waits there.
+    pub(super) fn send_published(&mut self, link: LinkId, frames: &[Bytes], fx: &mut Effects) -> bool {
+        let Some(l) = self.links.get_mut(&link).filter(|l| l.published.understood) else { return false };
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        if l.published.bytes + bytes > PUBLISHED_BYTES_MAX && l.published.bytes > 0 {
+            return false;
+        }
+        l.published.bytes += bytes;
+        l.published.frames.extend(frames.iter().cloned());
+        wake(link, l, fx);
+        true
+    }
+
+    /// Whether what is published may come on this link: from the leader that is followed, or from a follower.
+    fn may_publish(&self, link: LinkId) -> bool {
+        let leads = self.following.as_ref().is_some_and(|f| f.accepted && f.link == Some(link));
+        leads || self.leading.is_some() && self.is_open(link)
+    }
+
     /// Wakes every link on which entries flow out.
     pub(super) fn wake_followers(&mut self, fx: &mut Effects) {
-        for (id, link) in self.links.iter_mut().filter(|(_, l)| l.stream.as_ref().is_some_and(|s| s.open)) {
+        for (id, link) in self.links.iter_mut().filter(|(_, l)| l.is_open()) {
             wake(*id, link, fx);
         }
     }
@@ -250,6 +295,12 @@ impl Keeper {
                 self.on_hello(now, link, &hello, fx);
             }
             (Frame::Accept(epoch), false) => self.on_accept(now, link, epoch, fx),
+            (Frame::Publish(flags, head, body), _) if self.may_publish(link) => {
+                let published = &mut self.links.get_mut(&link).expect("looked up").published;
+                if let Some(body) = published.assembler.join(flags, head.total, body)? {
+                    self.on_published(now, link, &head, &body, fx)?;
+                }
+            }
             (Frame::Resign(resign), true) => self.on_resign(now, link, &resign, fx),
             (Frame::Ask(epoch, wish), false) => {
                 if self.leading.as_ref().is_some_and(|l| l.epoch == epoch) {
@@ -288,13 +339,14 @@ impl Keeper {
             highest: self.highest,
             nonce: wire::hex(&l.nonce),
             proof: wire::proof(secret, "hello", &challenge, &l.nonce),
-            features: Vec::new(),
+            features: features(),
         };
         self.send(link, wire::hello(&hello), fx);
     }
 
-    fn check_welcome(&self, link: LinkId, w: &Welcome) -> Result<(), WireError> {
-        let l = &self.links[&link];
+    fn check_welcome(&mut self, link: LinkId, w: &Welcome) -> Result<(), WireError> {
+        let l = self.links.get_mut(&link).expect("looked up");
+        l.published.understood = knows_publish(&w.features);
         let challenge = l.challenge.unwrap_or_default();
         let wanted = wire::proof(self.config.secret.as_deref(), "welcome", &l.nonce, &challenge);
         if wire::same_proof(&wanted, &w.proof) {
@@ -421,12 +473,14 @@ impl Keeper {
             proof: wire::proof(secret, "welcome", &theirs, &mine),
             keys: self.store.len() as u64,
             confirms: self.config.read_mode == ReadMode::Confirm,
+            features: features(),
         };
         for former in replaced {
             self.hang_up(former, fx);
             self.follower_link_down(now, former);
         }
         let l = self.links.get_mut(&link).expect("looked up");
+        l.published.understood = knows_publish(&hello.features);
         l.stream = Some(Stream {
             copy: hello.copy,
             open: false,
@@ -491,7 +545,8 @@ impl Keeper {
             self.links.remove(&link);
             return LinkPoll::Gone;
         }
-        if l.stream.as_ref().is_some_and(|s| s.open) && self.leading.is_some() {
+        let more = l.published.send(out);
+        if l.is_open() && self.leading.is_some() {
             let mut stream = l.stream.take().expect("just seen");
             let (poll, sent) = self.pump(now, &mut stream, out);
             self.stats.link_bytes += sent as u64;
@@ -503,9 +558,9 @@ impl Keeper {
             } else if let Some(l) = self.links.get_mut(&link) {
                 l.stream = Some(stream);
             }
-            return poll;
+            return if more && poll == LinkPoll::Idle { LinkPoll::More } else { poll };
         }
-        LinkPoll::Idle
+        if more { LinkPoll::More } else { LinkPoll::Idle }
     }
 
     /// Entries, chunks, or a heartbeat; returns the bytes put out.
@@ -637,6 +692,30 @@ impl Keeper {
     pub fn log(&self) -> &Log {
         &self.log
     }
+}
+
+impl Published {
+    /// Puts what may go in this turn out; whether more waits.
+    fn send(&mut self, out: &mut Vec<Bytes>) -> bool {
+        let mut room = PUBLISHED_BYTES_PER_TURN;
+        while room > 0
+            && let Some(frame) = self.frames.pop_front()
+        {
+            self.bytes -= frame.len();
+            room = room.saturating_sub(frame.len());
+            out.push(frame);
+        }
+        !self.frames.is_empty()
+    }
+}
+
+/// What this node can do beyond version 1 of the wire.
+fn features() -> Vec<String> {
+    vec![PUBLISH.to_string()]
+}
+
+fn knows_publish(features: &[String]) -> bool {
+    features.iter().any(|word| word == PUBLISH)
 }
 
 fn wake(id: LinkId, link: &mut Link, fx: &mut Effects) {

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -21,6 +21,7 @@ mod leading;
 mod links;
 mod notice;
 mod observe;
+mod pubsub;
 mod report;
 mod session;
 mod transaction;
@@ -56,6 +57,7 @@ use following::Following;
 use hold::Holds;
 use leading::Leading;
 use links::Link;
+use pubsub::PubSub;
 use session::Sessions;
 
 /// What happened, as the shell reports it.
@@ -126,6 +128,8 @@ pub enum Effect {
     },
     /// A connection that was told to wait shall call `execute` with the rest of its batch.
     Resume(ConnId),
+    /// Messages wait for this connection: fetch them by [`Keeper::take_pushed`]. Not repeated before all were taken.
+    Push(ConnId),
     /// Close one client at once; what was not sent is dropped.
     CloseClient(ConnId),
     /// Close one client as soon as nothing is outstanding on its connection.
@@ -226,6 +230,7 @@ pub struct Keeper {
 
     sessions: Sessions,
     holds: Holds,
+    pubsub: PubSub,
     /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
     waiting: BTreeMap<ConnId, Boot>,
     /// Those of them that count acknowledgements.
@@ -337,6 +342,7 @@ impl Keeper {
             following: None,
             sessions: Sessions::default(),
             holds: Holds::default(),
+            pubsub: PubSub::default(),
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
             confirming: BTreeMap::new(),

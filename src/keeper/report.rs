@@ -30,6 +30,10 @@ pub(super) struct Stats {
     pub full_resyncs: u64,
     /// Bytes put on links as leader.
     pub link_bytes: u64,
+    /// Messages that did not get to another node: its link had too much to carry, or there was none.
+    pub published_dropped: u64,
+    /// Clients closed because they did not read what was published.
+    pub subscribers_closed: u64,
     /// `errors` by the first word of their text. All texts are ours, so there are few.
     by_code: BTreeMap<Box<str>, u64>,
     /// When `commands` was last looked at, and what it was.
@@ -51,6 +55,8 @@ impl Stats {
             entries_applied: 0,
             full_resyncs: 0,
             link_bytes: 0,
+            published_dropped: 0,
+            subscribers_closed: 0,
             by_code: BTreeMap::new(),
             sampled: (now.boot, 0),
             commands_per_s: 0,

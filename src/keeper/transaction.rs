@@ -37,6 +37,7 @@ const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
 const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 const NOT_INSIDE: &str = "ERR Command not allowed inside a transaction";
+const SSUBSCRIBE_INSIDE_EXEC: &str = "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
 const TOO_LARGE: &str = "ERR the transaction is too large";
 const TOO_LARGE_EFFECTS: &str = "ERR the effects of the transaction are too large for one more command";
 const TOO_MANY_WATCHED: &str = "ERR this connection watches too many keys";
@@ -340,6 +341,9 @@ impl Keeper {
                 }
                 session.slice = Default::default();
                 false
+            }
+            Exec::Session(SessionCommand::SSubscribe) => {
+                self.refuse(session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
             }
             Exec::Session(command) => {
                 let mut flow = self.session_command(now, conn, session, command, args, out, fx);

@@ -14,7 +14,7 @@
 //! ends. Handshake bodies are JSON: rare, and open to new fields; everything else is binary.
 //!
 //! Link: dialer → `open`; acceptor → `challenge`; dialer → `hello`; acceptor → `welcome` | `refused`; dialer → `accept`; then
-//! `append`, `chunk`, `resign` one way and `ack`, `ask`, `stale` the other. Pulse: dialer → `pulse hello`; acceptor → `beat`; dialer → `echo`.
+//! `append`, `chunk`, `resign` one way and `ack`, `ask`, `stale` the other, and `publish` both ways between nodes that know it. Pulse: dialer → `pulse hello`; acceptor → `beat`; dialer → `echo`.
 //! A shared secret is proven by HMAC-SHA-256 over both nonces, in `hello` and in `welcome`; it is never sent.
 
 use std::fmt;
@@ -36,6 +36,8 @@ pub const FIRST: u8 = 1;
 pub const LAST: u8 = 2;
 /// Flag of the last chunk of a snapshot.
 pub const END: u8 = 4;
+/// The word in `features` of who takes `publish` frames; nobody else is sent any.
+pub const PUBLISH: &str = "publish";
 
 const FIXED: usize = 12;
 
@@ -73,6 +75,7 @@ enum Kind {
     Echo,
     Resign,
     Ask,
+    Publish,
 }
 
 impl Kind {
@@ -80,7 +83,7 @@ impl Kind {
         use Kind::*;
         [
             Open, PulseHello, Challenge, Hello, Welcome, Refused, Accept, Append, Chunk, Ack, Stale, Beat, Echo,
-            Resign, Ask,
+            Resign, Ask, Publish,
         ]
         .into_iter()
         .find(|k| *k as u8 == byte)
@@ -147,6 +150,9 @@ pub struct Welcome {
     /// The leader reads without leases for as long as it leads this epoch (`read_mode: confirm`): no promise needs to be kept.
     #[serde(default)]
     pub confirms: bool,
+    /// What the leader can do beyond version 1; unknown words are ignored.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// Why a hello was not accepted.
@@ -222,6 +228,19 @@ pub struct ChunkHead {
     pub total: u64,
 }
 
+/// What was published to a channel. The body is the channel, then the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublishHead {
+    /// Epoch of the sender, or of its leader.
+    pub epoch: Epoch,
+    /// It is a shard channel.
+    pub sharded: bool,
+    /// Bytes of the channel.
+    pub channel: u32,
+    /// Bytes of both.
+    pub total: u64,
+}
+
 /// A follower's cumulative acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
@@ -290,7 +309,7 @@ pub enum Wish {
     Decline,
 }
 
-/// A decoded frame. `Append` and `Chunk` are single parts: [`Assembler`] joins them.
+/// A decoded frame. `Append`, `Chunk` and `Publish` are single parts: [`Assembler`] joins them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// First frame of a link.
@@ -323,6 +342,8 @@ pub enum Frame {
     Resign(Resign),
     /// A follower of this epoch asks for something.
     Ask(Epoch, Wish),
+    /// See [`PublishHead`].
+    Publish(u8, PublishHead, Bytes),
 }
 
 /// What an incoming connection is for.
@@ -494,6 +515,29 @@ pub fn chunk_head(flags: u8, c: &ChunkHead, body_crc: u32, body_len: usize) -> B
     head(Kind::Chunk, flags, &h, body_crc, body_len)
 }
 
+/// What was published, as whole frames.
+///
+/// # Panics
+/// The channel is 4 GiB long, or longer: the parser takes none of that size.
+#[must_use]
+pub fn publish(epoch: Epoch, sharded: bool, channel: &[u8], message: &[u8]) -> Vec<Bytes> {
+    let body = [channel, message].concat();
+    let mut h = Vec::with_capacity(21);
+    h.put_u64_le(epoch.0);
+    h.put_u8(u8::from(sharded));
+    h.put_u32_le(u32::try_from(channel.len()).expect("a channel fits a bulk"));
+    h.put_u64_le(body.len() as u64);
+    let parts = body.len().div_ceil(FRAME_BYTES_MAX).max(1);
+    let frame = |i: usize| {
+        let part = &body[i * FRAME_BYTES_MAX..body.len().min((i + 1) * FRAME_BYTES_MAX)];
+        let flags = if i == 0 { FIRST } else { 0 } | if i + 1 == parts { LAST } else { 0 };
+        let mut out = BytesMut::from(&head(Kind::Publish, flags, &h, crc32fast::hash(part), part.len())[..]);
+        out.put_slice(part);
+        out.freeze()
+    };
+    (0..parts).map(frame).collect()
+}
+
 /// Reads numbers off a header; asking for more than is there is an error, never a panic.
 struct Reader<'a>(&'a [u8]);
 
@@ -606,6 +650,10 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
             [4] => Frame::Ask(epoch, Wish::Decline),
             [other] => return wrong(format!("unknown wish {other}")),
         },
+        Kind::Publish => {
+            let (sharded, channel, total) = (r.take::<1>()? != [0], r.u32()?, r.u64()?);
+            Frame::Publish(flags, PublishHead { epoch, sharded, channel, total }, body)
+        }
         Kind::Echo => Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? }),
     })
 }
@@ -732,6 +780,25 @@ mod tests {
         let mut bytes = BytesMut::from(&append_head(FIRST | LAST, &h, crc32fast::hash(b"abc"), 3)[..]);
         bytes.put_slice(b"abc");
         assert_eq!(decode(&strip(&bytes.freeze())), Ok(Frame::Append(3, h, Bytes::from_static(b"abc"))));
+        let h = PublishHead { epoch: Epoch(2), sharded: true, channel: 2, total: 5 };
+        let frames = publish(Epoch(2), true, b"ch", b"msg");
+        assert_eq!(frames.len(), 1);
+        assert_eq!(decode(&strip(&frames[0])), Ok(Frame::Publish(FIRST | LAST, h, Bytes::from_static(b"chmsg"))));
+    }
+
+    #[test]
+    fn big_message_goes_in_parts_that_join() {
+        for len in [0, 1, FRAME_BYTES_MAX - 2, FRAME_BYTES_MAX - 1, 3 * FRAME_BYTES_MAX] {
+            let message: Vec<u8> = (0..len).map(|i| (i / 3) as u8).collect();
+            let mut assembler = Assembler::default();
+            let mut joined = None;
+            for frame in publish(Epoch(1), false, b"ch", &message) {
+                assert!(joined.is_none());
+                let Ok(Frame::Publish(flags, head, body)) = decode(&strip(&frame)) else { panic!("{frame:?}") };
+                joined = assembler.join(flags, head.total, body).unwrap();
+            }
+            assert!(joined.unwrap() == [b"ch", &message[..]].concat(), "{len}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!                       └── Resume ┘ Again: yield             └─ Release: held replies may leave
 //! ```
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
-//! memory, and somebody waits for it); go on with a batch that waited; read. Reading goes on while replies are held, up to
+//! memory, and somebody waits for it); fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
 //! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
 //!
 //! A big bulk is read into a vector of its own that grows with what has arrived, never with what was announced, and has no
@@ -38,7 +38,7 @@ use super::runtime::Arrival;
 use super::unsent::Unsent;
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLIENTS_MAX, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
-use crate::keeper::Next;
+use crate::keeper::{Keeper, Next};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
@@ -63,6 +63,8 @@ struct Line {
     released: Cell<u64>,
     /// The batch that waited shall go on.
     resume: Cell<bool>,
+    /// The Keeper has messages for it.
+    pushed: Cell<bool>,
     /// Close at once.
     close: Cell<bool>,
     /// Close as soon as nothing is outstanding.
@@ -102,6 +104,10 @@ impl Worker {
             }),
             Letter::Resume(conn) => find(conn).for_each(|line: &Line| {
                 line.resume.set(true);
+                line.wake();
+            }),
+            Letter::Push(conn) => find(conn).for_each(|line: &Line| {
+                line.pushed.set(true);
                 line.wake();
             }),
             Letter::Close(conn) => find(conn).for_each(|line: &Line| {
@@ -148,6 +154,7 @@ enum Turn {
 enum News {
     Close,
     Sent,
+    Pushed,
     Resume,
     Read(usize),
 }
@@ -253,6 +260,7 @@ impl Client {
             match poll_fn(|cx| self.poll_news(cx)).await {
                 Ok(News::Close) => return "told to close".to_owned(),
                 Ok(News::Sent) => {}
+                Ok(News::Pushed) => self.take_pushed(),
                 Ok(News::Resume) => {
                     if let Turn::Wait(from) = self.turn {
                         self.turn = Turn::Execute(from);
@@ -282,6 +290,9 @@ impl Client {
             if let Poll::Ready(sent) = self.unsent.poll_write(cx, &mut self.socket, released, buffers) {
                 return Poll::Ready(sent.map(|()| News::Sent));
             }
+        }
+        if self.line.pushed.get() && !self.ending && self.unsent.len() < OUTPUT_BYTES_PAUSE {
+            return Poll::Ready(Ok(News::Pushed));
         }
         if matches!(self.turn, Turn::Wait(_)) && self.line.resume.take() {
             return Poll::Ready(Ok(News::Resume));
@@ -402,6 +413,15 @@ impl Client {
             Next::Again => self.turn = Turn::Execute(from),
             Next::CloseAfter => self.end(),
         }
+    }
+
+    /// Fetches what was published for this client; it stands behind every reply that was written before, held or not.
+    fn take_pushed(&mut self) {
+        let mut output = self.worker.buffers.borrow_mut().output();
+        let take = |keeper: &mut Keeper| keeper.take_pushed(self.conn, &mut output, OUTPUT_BYTES_PAUSE);
+        let more = self.worker.node.with_keeper(|keeper, _, _| take(keeper));
+        self.line.pushed.set(more);
+        self.push(None, output);
     }
 
     /// The batch is executed: its bytes go; then the offence behind it, or the bytes that came meanwhile.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   any thread ── with_keeper ──► lock · read the clocks · handle · note the next deadline · queue the orders · unlock
-//!                                   │ Release, Resume                 │ WakeLink              │ everything else: orders
+//!                                   │ Release, Resume, Push           │ WakeLink              │ everything else: orders
 //!                                   ▼                                 ▼                       ▼
 //!                      the post box of the client's thread      the link's writer    one task on thread 0, in order
 //! ```
@@ -163,6 +163,7 @@ impl Node {
             post.deliver(effects.iter().filter_map(|effect| match *effect {
                 Effect::Release { conn, seq } if self.thread_of(conn) == index => Some(Letter::Release { conn, seq }),
                 Effect::Resume(conn) if self.thread_of(conn) == index => Some(Letter::Resume(conn)),
+                Effect::Push(conn) if self.thread_of(conn) == index => Some(Letter::Push(conn)),
                 _ => None,
             }));
         }
@@ -208,7 +209,7 @@ impl Node {
             }
             Effect::Exit { reason } => self.fail(reason),
             Effect::Notice(notice) => log(&notice),
-            Effect::Release { .. } | Effect::Resume(_) | Effect::WakeLink(_) => {
+            Effect::Release { .. } | Effect::Resume(_) | Effect::Push(_) | Effect::WakeLink(_) => {
                 unreachable!("not an order: is_order sorts these out")
             }
         }
@@ -276,7 +277,7 @@ impl Drop for Fuse {
 /// Whether an effect means something else when it changes places with another.
 fn is_order(effect: &Effect) -> bool {
     match effect {
-        Effect::Release { .. } | Effect::Resume(_) | Effect::WakeLink(_) => false,
+        Effect::Release { .. } | Effect::Resume(_) | Effect::Push(_) | Effect::WakeLink(_) => false,
         Effect::Dial { .. }
         | Effect::Hangup(_)
         | Effect::PulseTo { .. }

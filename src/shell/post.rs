@@ -4,7 +4,7 @@
 //! same tick ride along, so a group acknowledgement costs one wake per thread, however many replies it releases.
 //!
 //! The box has no bound of its own: a connection causes at most one letter per batch it has held, and stops reading when it
-//! holds too much.
+//! holds too much; and one when messages wait for it, until it has fetched them.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -26,6 +26,8 @@ pub(super) enum Letter {
     Release { conn: ConnId, seq: u64 },
     /// Go on with the batch that had to wait.
     Resume(ConnId),
+    /// Messages wait for it.
+    Push(ConnId),
     /// Close as soon as nothing is outstanding.
     CloseIdle(ConnId),
     /// Close now, whatever is unsent.

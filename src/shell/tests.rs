@@ -333,3 +333,46 @@ fn operators_get_status_metrics_and_health() {
         http(format!("POST /crash/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "n1"));
     assert!(crash.starts_with("HTTP/1.1 404"), "only `local` can crash nodes: {crash}");
 }
+
+#[test]
+fn what_is_published_reaches_who_listens_at_every_node() {
+    let servers = trio(&InProcess::new());
+    let mut listeners: Vec<TcpStream> = servers.iter().map(|server| connect(server.client_addr())).collect();
+    for listener in &mut listeners {
+        listener.write_all(&command(&[b"SUBSCRIBE", b"ch"])).unwrap();
+        receive(listener, b"*3\r\n$9\r\nsubscribe\r\n$2\r\nch\r\n:1\r\n");
+    }
+    for server in &servers {
+        assert_eq!(ask(server.client_addr(), &command(&[b"PUBLISH", b"ch", b"hi"])), ":1\r\n");
+        for listener in &mut listeners {
+            receive(listener, b"*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$2\r\nhi\r\n");
+        }
+    }
+}
+
+#[test]
+fn subscriber_that_does_not_read_is_closed_and_one_that_reads_gets_everything() {
+    const MESSAGES: usize = 100;
+    let server = solo();
+    let mut deaf = connect(server.client_addr());
+    let mut listener = connect(server.client_addr());
+    for socket in [&mut deaf, &mut listener] {
+        socket.write_all(&command(&[b"SUBSCRIBE", b"ch"])).unwrap();
+        receive(socket, b"*3\r\n$9\r\nsubscribe\r\n$2\r\nch\r\n:1\r\n");
+    }
+    let text = vec![b'x'; 1 << 20];
+    let message = [b"*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$1048576\r\n", &text[..], b"\r\n"].concat();
+    let mut publisher = connect(server.client_addr());
+    let mut heard_by = Vec::new();
+    for _ in 0..MESSAGES {
+        publisher.write_all(&command(&[b"PUBLISH", b"ch", &text])).unwrap();
+        let mut reply = [0; 4];
+        publisher.read_exact(&mut reply).unwrap();
+        heard_by.push(reply[1]);
+        receive(&mut listener, &message);
+    }
+    assert_eq!((heard_by[0], heard_by[MESSAGES - 1]), (b'2', b'1'), "more than any buffer holds was published");
+    let mut rest = Vec::new();
+    let _ = deaf.read_to_end(&mut rest); // its end, or a reset
+    assert!(rest.len() < MESSAGES * message.len());
+}

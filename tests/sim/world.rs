@@ -13,6 +13,7 @@ use datakeeper::cluster::coordinator::CoordRequest;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, Level, ReadMode};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
+use datakeeper::resp::Output;
 use datakeeper::shell::coordination::model::SessionId;
 
 use crate::checks::{Checks, View};
@@ -561,6 +562,10 @@ impl World {
                 Effect::Resume(conn) => {
                     let wait = self.dice.between(US, 50 * US);
                     self.after(wait, What::ServerResume(conn.0));
+                }
+                // Fetched and thrown away: whether it was delivered is not judged here.
+                Effect::Push(conn) => {
+                    let _ = p.keeper.take_pushed(conn, &mut Output::new(), usize::MAX);
                 }
                 Effect::CloseClient(conn) => {
                     self.coverage.hit("client closed: nothing was acknowledged in time");

@@ -38,6 +38,8 @@ pub struct Node {
     pub closed: BTreeSet<ConnId>,
     pub released: BTreeMap<ConnId, u64>,
     pub resumed: Vec<ConnId>,
+    /// What was published for each connection, apart from replies.
+    pub pushed: BTreeMap<ConnId, Output>,
     /// To be closed once idle.
     pub closing: Vec<ConnId>,
 }
@@ -198,6 +200,7 @@ impl World {
             closed: BTreeSet::new(),
             released: BTreeMap::new(),
             resumed: Vec::new(),
+            pushed: BTreeMap::new(),
             closing: Vec::new(),
         });
         self.perform(i, fx);
@@ -264,6 +267,11 @@ impl World {
                     node.released.insert(conn, seq);
                 }
                 Effect::Resume(conn) => node.resumed.push(conn),
+                Effect::Push(conn) => {
+                    let mut out = Output::new();
+                    assert!(!node.keeper.take_pushed(conn, &mut out, usize::MAX));
+                    node.pushed.entry(conn).or_default().append(&mut out);
+                }
                 Effect::CloseClient(conn) => _ = node.closed.insert(conn),
                 Effect::CloseIdle(conn) => node.closing.push(conn),
                 Effect::CloseClients => node.closed.extend(&node.conns),
@@ -584,6 +592,11 @@ impl World {
             self.run(1);
         }
         request.out.to_vec()
+    }
+
+    /// What was published for a connection and came apart from replies.
+    pub fn pushed(&mut self, i: usize, conn: ConnId) -> Vec<u8> {
+        self.nodes[i].as_mut().unwrap().pushed.remove(&conn).map_or_else(Vec::new, |out| out.to_vec())
     }
 
     /// Begins to execute one command.

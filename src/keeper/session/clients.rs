@@ -1,13 +1,14 @@
 //! Commands about all connections: CLIENT LIST, INFO, KILL, UNBLOCK, PAUSE, UNPAUSE.
 //!
 //! A pause is this node's alone and ends with its time; the leadership may go elsewhere meanwhile. While writes are paused nothing
-//! expires: an expired key is hidden, as at a replica. Not here: TRACKING; master, replica and pubsub clients, which are no clients here.
+//! expires: an expired key is hidden, as at a replica. Not here: TRACKING; links to other nodes, which are no clients here.
 
 use std::fmt::Write;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::ConnId;
 use crate::command::{CommandError, integer};
+use crate::keeper::pubsub::Kind;
 use crate::keeper::{Effect, Effects, Keeper};
 use crate::resp::{Args, Protocol, Reply};
 
@@ -37,8 +38,7 @@ struct Victims<'a> {
     id: Option<u64>,
     addr: Option<&'a [u8]>,
     local_addr: Option<&'a [u8]>,
-    /// A kind that no connection here is.
-    nobody: bool,
+    kind: Option<Type>,
     /// Not the one that asks.
     skip_me: bool,
 }
@@ -58,7 +58,7 @@ impl<'a> Victims<'a> {
                 let id = integer(value()).ok().and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
                 victims.id = Some(id.ok_or("ERR client-id should be greater than 0")?);
             } else if is(b"type") {
-                victims.nobody |= !is_normal(value())?;
+                victims.kind = Some(type_of(value())?);
             } else if is(b"addr") {
                 victims.addr = Some(value());
             } else if is(b"laddr") {
@@ -80,19 +80,37 @@ impl<'a> Victims<'a> {
     }
 
     fn include(&self, session: &Session) -> bool {
-        !self.nobody
+        self.kind.is_none_or(|kind| kind.includes(session))
             && self.id.is_none_or(|id| id == session.id)
             && self.addr.is_none_or(|addr| addr == session.addr.as_bytes())
             && self.local_addr.is_none_or(|addr| addr == session.local_addr.as_bytes())
     }
 }
 
-/// Whether a type of CLIENT LIST and CLIENT KILL is that of the connections here.
-fn is_normal(kind: &[u8]) -> Result<bool, String> {
+/// A type of CLIENT LIST and CLIENT KILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Normal,
+    PubSub,
+    /// Links to other nodes are no clients here.
+    Link,
+}
+
+impl Type {
+    fn includes(self, session: &Session) -> bool {
+        match self {
+            Type::Normal => session.subscriptions.is_none(),
+            Type::PubSub => session.subscriptions.is_some(),
+            Type::Link => false,
+        }
+    }
+}
+
+fn type_of(kind: &[u8]) -> Result<Type, String> {
     match kind.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        // Links to other nodes are no clients here, and nobody subscribes.
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        b"normal" => Ok(Type::Normal),
+        b"pubsub" => Ok(Type::PubSub),
+        b"master" | b"replica" | b"slave" => Ok(Type::Link),
         _ => Err(format!("ERR Unknown client type '{}'", kind.escape_ascii())),
     }
 }
@@ -198,12 +216,11 @@ impl Keeper {
         reply: &mut Reply<'_>,
     ) -> Answer {
         let mut ids: Option<Vec<u64>> = None;
+        let mut kind: Option<Type> = None;
         match args.len() {
             2 => {}
             4 if args.get(2).eq_ignore_ascii_case(b"type") => {
-                if !is_normal(args.get(3))? {
-                    ids = Some(Vec::new());
-                }
+                kind = Some(type_of(args.get(3))?);
             }
             4.. if args.get(2).eq_ignore_ascii_case(b"id") => {
                 let wanted = args.tail(3);
@@ -219,7 +236,8 @@ impl Keeper {
         all.sort_unstable_by_key(|(_, session)| session.id);
         let mut text = String::new();
         for (conn, session) in all {
-            if ids.as_ref().is_none_or(|ids| ids.binary_search(&session.id).is_ok()) {
+            let of_kind = kind.is_none_or(|kind| kind.includes(session));
+            if of_kind && ids.as_ref().is_none_or(|ids| ids.binary_search(&session.id).is_ok()) {
                 self.describe_client(now, conn, session, &mut text);
             }
         }
@@ -230,6 +248,7 @@ impl Keeper {
     /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
     fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
         let marks = [
+            ('P', s.subscriptions.is_some()),
             ('x', s.transaction.is_some()),
             ('b', self.waiting.contains_key(&conn)),
             ('d', self.watched_keys_changed(s)),
@@ -246,13 +265,16 @@ impl Keeper {
         let protocol = if s.protocol == Protocol::Resp3 { 3 } else { 2 };
         writeln!(
             text,
-            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={queued} \
+            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} multi={queued} \
              watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
              redir=-1 resp={protocol} lib-name={} lib-ver={}",
             s.id,
             s.addr,
             s.local_addr,
             s.name,
+            s.listens(Kind::Channel),
+            s.listens(Kind::Pattern),
+            s.listens(Kind::Shard),
             s.watches.len(),
             s.last_command,
             s.library.0,

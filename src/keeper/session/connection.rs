@@ -23,8 +23,14 @@ const HELLO_BEFORE_AUTH: &str = "NOAUTH HELLO must be called with the client alr
     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same \
     time";
 
-pub(super) fn ping(args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+pub(super) fn ping(session: &Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     match args.len() {
+        // Among messages, a lone reply could not be told from them.
+        1 | 2 if session.subscriptions.is_some() && session.protocol == Protocol::Resp2 => {
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(if args.len() == 2 { args.get(1) } else { b"" });
+        }
         1 => reply.simple("PONG"),
         2 => reply.bulk(args.get(1)),
         _ => return Err(CommandError::WrongArity("ping").to_string().into()),
@@ -241,8 +247,9 @@ impl Keeper {
     }
 
     /// The connection is as if it were new; the library behind it is still the same.
-    pub(super) fn reset(&mut self, session: &mut Session, out: &mut Output) -> Answer {
+    pub(super) fn reset(&mut self, conn: ConnId, session: &mut Session, out: &mut Output) -> Answer {
         self.end_transaction(session);
+        self.unsubscribe_all(conn, session);
         session.protocol = Protocol::Resp2;
         session.trusted = self.config.password.is_none();
         session.name.clear();

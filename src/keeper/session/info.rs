@@ -10,6 +10,7 @@ use crate::base::clock::Now;
 use crate::base::limits::CLIENTS_MAX;
 use crate::cluster::role::Role;
 use crate::keeper::Keeper;
+use crate::keeper::pubsub::Kind;
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Reply};
 
@@ -130,8 +131,10 @@ impl Keeper {
         fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
         fields.put("expired_keys", self.stats.expired_keys);
         fields.put("evicted_keys", 0);
-        fields.put("pubsub_channels", 0);
-        fields.put("pubsub_patterns", 0);
+        fields.put("pubsub_channels", self.pubsub.names(Kind::Channel));
+        fields.put("pubsub_patterns", self.pubsub.names(Kind::Pattern));
+        fields.put("pubsubshard_channels", self.pubsub.names(Kind::Shard));
+        fields.put("client_output_buffer_limit_disconnections", self.stats.subscribers_closed);
         fields.put("total_error_replies", self.stats.errors + self.stats.redirects);
         fields.put("total_redirects", self.stats.redirects);
     }
@@ -242,6 +245,7 @@ impl Keeper {
         fields.put("full_resyncs", self.stats.full_resyncs);
         fields.put("entries_applied", self.stats.entries_applied);
         fields.put("link_bytes_sent", self.stats.link_bytes);
+        fields.put("published_dropped", self.stats.published_dropped);
         fields.put("coordinator_connected", u8::from(status.coordinator.connected));
         fields.put("resets", status.resets);
         fields.put("halted", self.halted.as_deref().unwrap_or(""));

@@ -3,9 +3,9 @@
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
 //! The commands are in one file per family: `admin`, `clients`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
 //! status), `memory` and `wait`;
-//! MULTI and its kin are in `keeper/transaction`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
+//! MULTI and its kin are in `keeper/transaction`, SUBSCRIBE and its kin in `keeper/pubsub`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Not here: CLIENT TRACKING, SUBSCRIBE, SENTINEL. Sizes of a connection's buffers are the
+//! Not here: CLIENT TRACKING, SENTINEL. Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
 mod admin;
@@ -30,6 +30,7 @@ use crate::resp::{Args, Output, Protocol, Reply};
 
 use clients::Unblock;
 
+use super::pubsub::{Kind, Subscriptions};
 use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
@@ -87,6 +88,8 @@ pub(super) struct Session {
     pub replies: Replies,
     /// CLIENT UNBLOCK ended its WAIT.
     pub unblocked: Option<Unblock>,
+    /// What it listens to, if it does.
+    pub subscriptions: Option<Box<Subscriptions>>,
 }
 
 /// Which replies a connection gets.
@@ -163,6 +166,11 @@ impl Sessions {
         self.map.insert(conn, session);
     }
 
+    /// One that is not being executed.
+    pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        self.map.get_mut(&conn)
+    }
+
     /// Connected clients.
     pub fn len(&self) -> usize {
         self.map.len() + self.out
@@ -217,6 +225,7 @@ impl Keeper {
             watches: Watches::default(),
             replies: Replies::All,
             unblocked: None,
+            subscriptions: None,
         };
         self.sessions.map.insert(conn, Box::new(session));
         true
@@ -226,6 +235,7 @@ impl Keeper {
     pub fn client_gone(&mut self, conn: ConnId) {
         if let Some(mut session) = self.sessions.map.remove(&conn) {
             self.end_transaction(&mut session);
+            self.unsubscribe_all(conn, &mut session);
         }
         self.waiting.remove(&conn);
         self.blocked.remove(&conn);
@@ -255,12 +265,12 @@ impl Keeper {
     ) -> Flow {
         let mut reply = Reply::new(out, session.protocol);
         let answer = match command {
-            SessionCommand::Ping => connection::ping(args, &mut reply),
+            SessionCommand::Ping => connection::ping(session, args, &mut reply),
             SessionCommand::Hello => self.hello(now, session, args, out),
             SessionCommand::Auth => self.auth(session, args, &mut reply),
             SessionCommand::Select => connection::select(args, &mut reply),
             SessionCommand::Quit => connection::quit(&mut reply),
-            SessionCommand::Reset => self.reset(session, out),
+            SessionCommand::Reset => self.reset(conn, session, out),
             SessionCommand::Readonly => connection::set(&mut session.readonly, true, &mut reply),
             SessionCommand::Readwrite => connection::set(&mut session.readonly, false, &mut reply),
             SessionCommand::Asking => connection::asking(&mut reply),
@@ -307,6 +317,19 @@ impl Keeper {
             SessionCommand::Watch => self.watch(session, args, &mut reply),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
             SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
+            SessionCommand::Subscribe => self.subscribe(conn, session, Kind::Channel, args, &mut reply),
+            SessionCommand::PSubscribe => self.subscribe(conn, session, Kind::Pattern, args, &mut reply),
+            SessionCommand::SSubscribe => self.subscribe(conn, session, Kind::Shard, args, &mut reply),
+            SessionCommand::Unsubscribe => self.unsubscribe(conn, session, Kind::Channel, args, &mut reply),
+            SessionCommand::PUnsubscribe => self.unsubscribe(conn, session, Kind::Pattern, args, &mut reply),
+            SessionCommand::SUnsubscribe => self.unsubscribe(conn, session, Kind::Shard, args, &mut reply),
+            SessionCommand::Publish => self.publish(now, session, false, args, &mut reply, fx),
+            SessionCommand::SPublish => self.publish(now, session, true, args, &mut reply, fx),
+            SessionCommand::PubsubChannels => self.pubsub_channels(Kind::Channel, args, &mut reply),
+            SessionCommand::PubsubNumPat => self.pubsub_numpat(&mut reply),
+            SessionCommand::PubsubNumSub => self.pubsub_numsub(Kind::Channel, args, &mut reply),
+            SessionCommand::PubsubShardChannels => self.pubsub_channels(Kind::Shard, args, &mut reply),
+            SessionCommand::PubsubShardNumSub => self.pubsub_numsub(Kind::Shard, args, &mut reply),
             SessionCommand::Wait => self.wait(now, conn, session, args, &mut reply),
         };
         answer.unwrap_or_else(|text| {

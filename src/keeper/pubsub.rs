@@ -1,0 +1,522 @@
+//! Publish and subscribe: who listens to what at this node, and how a message comes to all nodes.
+//!
+//! ```text
+//!   PUBLISH at n2 ─┬─► who listens at n2
+//!                  └─ link ─► leader n1 ─┬─► who listens at n1
+//!                                        └─ link ─► every other follower ─► who listens there
+//! ```
+//! A message is no entry of the log: it is delivered at most once, to who listens just then, and nothing waits for it. What one
+//! connection publishes arrives in its order; of two publishers, nodes may see different orders. What stands between nodes is bounded
+//! (`PUBLISHED_BYTES_MAX` per link): beyond, messages are dropped and counted.
+//!
+//! A leader announces nothing that is not acknowledged: a message waits for what its publisher wrote before, or writes in the same
+//! EXEC (`held`), as the reply does.
+//!
+//! Messages wait in the session of who listens, in the Keeper's order, and the connection fetches them: at the head of its next batch, or
+//! when [`Effect::Push`] tells it. So none of them arrives behind the answer to an UNSUBSCRIBE. A client that does not read is closed
+//! at the bounds that Redis has (`PUSHED_BYTES_MAX`).
+//!
+//! The semantics are those of `pubsub.c` of Redis 7.2 in cluster mode: PUBLISH answers how many listen at this node; what a connection
+//! publishes to itself follows the reply of PUBLISH, or of EXEC. Not here: keyspace notifications.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::base::clock::{Boot, Now};
+use crate::base::ids::{ConnId, LinkId, Offset};
+use crate::base::limits::{
+    PUBLISHED_BYTES_MAX, PUSHED_BYTES_MAX, PUSHED_BYTES_SLOW, PUSHED_SLOW_MS, SUBSCRIPTION_BYTES_MAX, SUBSCRIPTIONS_MAX,
+};
+use crate::command::{CommandError, CommandSpec, Exec, SessionCommand, glob_matches};
+use crate::replication::wire::{self, PublishHead, WireError};
+use crate::resp::{Args, Output, Protocol, Reply};
+
+use super::session::{Answer, Flow, Session};
+use super::{Acks, Effect, Effects, Keeper, Notice};
+
+const TOO_MANY: &str = "ERR this connection listens to too many channels";
+
+/// What a name stands for that somebody listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Channel,
+    Pattern,
+    Shard,
+}
+
+impl Kind {
+    /// First words of the answers to subscribe and to unsubscribe.
+    fn words(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Kind::Channel => (b"subscribe", b"unsubscribe"),
+            Kind::Pattern => (b"psubscribe", b"punsubscribe"),
+            Kind::Shard => (b"ssubscribe", b"sunsubscribe"),
+        }
+    }
+}
+
+/// One of something for each [`Kind`].
+type ByKind<T> = [T; 3];
+
+/// What was published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    sharded: bool,
+    channel: &'a [u8],
+    text: &'a [u8],
+}
+
+/// A message that is kept.
+#[derive(Debug)]
+struct Kept {
+    sharded: bool,
+    channel: Bytes,
+    text: Bytes,
+}
+
+impl Kept {
+    fn of(message: &Message<'_>) -> Kept {
+        let Message { sharded, channel, text } = *message;
+        Kept { sharded, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
+    }
+
+    fn message(&self) -> Message<'_> {
+        Message { sharded: self.sharded, channel: &self.channel, text: &self.text }
+    }
+}
+
+impl Message<'_> {
+    fn bytes(&self) -> usize {
+        self.channel.len() + self.text.len()
+    }
+
+    /// As a subscriber is told of it, who listens to the channel or to this pattern.
+    fn encode(&self, protocol: Protocol, pattern: Option<&Bytes>) -> Bytes {
+        let mut out = Output::new();
+        let mut reply = Reply::new(&mut out, protocol);
+        reply.push(if pattern.is_some() { 4 } else { 3 });
+        match pattern {
+            Some(pattern) => {
+                reply.bulk(b"pmessage");
+                reply.bulk(pattern);
+            }
+            None => reply.bulk(if self.sharded { b"smessage" } else { b"message" }),
+        }
+        reply.bulk(self.channel);
+        reply.bulk(self.text);
+        out.to_vec().into()
+    }
+}
+
+/// Who listens at this node.
+#[derive(Debug, Default)]
+pub(super) struct PubSub {
+    listeners: ByKind<BTreeMap<Bytes, BTreeSet<ConnId>>>,
+    /// For the connection whose batch is being executed: they go behind the reply. With the pattern by which it gets each.
+    own: Vec<(Option<Bytes>, Kept)>,
+    /// Messages that wait until this is acknowledged, in its order, then in theirs.
+    held: VecDeque<(Offset, Kept)>,
+    held_bytes: usize,
+}
+
+impl PubSub {
+    /// How many names of this kind somebody listens to.
+    pub fn names(&self, kind: Kind) -> usize {
+        self.listeners[kind as usize].len()
+    }
+
+    /// Those who are to be told, with the pattern by which each is; once for each that matches.
+    fn listeners_of(&self, message: &Message<'_>) -> Vec<(Option<Bytes>, Vec<ConnId>)> {
+        let all = |conns: &BTreeSet<ConnId>| conns.iter().copied().collect();
+        let kind = if message.sharded { Kind::Shard } else { Kind::Channel };
+        let exact = self.listeners[kind as usize].get(message.channel).map(|conns| (None, all(conns)));
+        let patterns = self.listeners[Kind::Pattern as usize].iter().filter(|_| !message.sharded);
+        let matching = patterns.filter(|(pattern, _)| glob_matches(pattern, message.channel));
+        exact.into_iter().chain(matching.map(|(pattern, conns)| (Some(pattern.clone()), all(conns)))).collect()
+    }
+
+    fn remove(&mut self, kind: Kind, name: &[u8], conn: ConnId) {
+        let listeners = &mut self.listeners[kind as usize];
+        if let Some(conns) = listeners.get_mut(name) {
+            conns.remove(&conn);
+            if conns.is_empty() {
+                listeners.remove(name);
+            }
+        }
+    }
+
+    fn hold(&mut self, need: Offset, message: &Message<'_>) -> bool {
+        let bytes = message.bytes();
+        if self.held_bytes + bytes > PUBLISHED_BYTES_MAX && !self.held.is_empty() {
+            return false;
+        }
+        self.held_bytes += bytes;
+        let at = self.held.iter().rposition(|(other, _)| *other <= need).map_or(0, |i| i + 1);
+        self.held.insert(at, (need, Kept::of(message)));
+        true
+    }
+
+    /// Forgets what waits to be acknowledged.
+    pub fn forget_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+}
+
+/// What a connection listens to, and what it was not given yet. A session has one while it listens to something.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    names: ByKind<BTreeSet<Bytes>>,
+    name_bytes: usize,
+    inbox: VecDeque<Bytes>,
+    inbox_bytes: usize,
+    /// Since when [`PUSHED_BYTES_SLOW`] wait.
+    slow_since: Option<Boot>,
+    /// It is being closed, because it does not read.
+    overrun: bool,
+}
+
+impl Subscriptions {
+    /// Names of one kind.
+    pub fn len(&self, kind: Kind) -> usize {
+        self.names[kind as usize].len()
+    }
+
+    /// What the answers to subscribe and unsubscribe count.
+    fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Shard => self.len(kind),
+            Kind::Channel | Kind::Pattern => self.len(Kind::Channel) + self.len(Kind::Pattern),
+        }
+    }
+
+    /// Names of all kinds, and their bytes.
+    fn size(&self) -> (usize, usize) {
+        (self.names.iter().map(BTreeSet::len).sum(), self.name_bytes)
+    }
+
+    /// Puts one more message in; whether the client reads fast enough for that.
+    fn put(&mut self, now: Boot, message: Bytes) -> bool {
+        self.inbox_bytes += message.len();
+        self.inbox.push_back(message);
+        if self.inbox_bytes > PUSHED_BYTES_SLOW {
+            let since = *self.slow_since.get_or_insert(now);
+            self.overrun = self.inbox_bytes > PUSHED_BYTES_MAX || now.ms_since(since) > PUSHED_SLOW_MS;
+        }
+        if self.overrun {
+            self.inbox = VecDeque::new();
+            self.inbox_bytes = 0;
+        }
+        !self.overrun
+    }
+
+    /// Moves messages to `out` until that holds `upto` bytes; whether some are left.
+    pub fn take(&mut self, out: &mut Output, upto: usize) -> bool {
+        while out.len() < upto
+            && let Some(message) = self.inbox.pop_front()
+        {
+            self.inbox_bytes -= message.len();
+            out.put_encoded_shared(&message);
+        }
+        if self.inbox_bytes <= PUSHED_BYTES_SLOW {
+            self.slow_since = None;
+        }
+        !self.inbox.is_empty()
+    }
+}
+
+impl Session {
+    /// How many names of a kind it listens to.
+    pub fn listens(&self, kind: Kind) -> usize {
+        self.subscriptions.as_ref().map_or(0, |s| s.len(kind))
+    }
+
+    /// What may not be executed on a connection that listens and speaks RESP2, in which messages look like replies.
+    pub fn refuses(&self, spec: &CommandSpec) -> bool {
+        use SessionCommand::{
+            PSubscribe, PUnsubscribe, Ping, Quit, Reset, SSubscribe, SUnsubscribe, Subscribe, Unsubscribe,
+        };
+        self.protocol == Protocol::Resp2
+            && !matches!(
+                spec.exec,
+                Exec::Session(
+                    Subscribe
+                        | Unsubscribe
+                        | PSubscribe
+                        | PUnsubscribe
+                        | SSubscribe
+                        | SUnsubscribe
+                        | Ping
+                        | Quit
+                        | Reset
+                )
+            )
+    }
+}
+
+/// The answer to one name of a subscribe or unsubscribe.
+fn confirm(reply: &mut Reply<'_>, word: &[u8], name: Option<&[u8]>, count: usize) {
+    reply.push(3);
+    reply.bulk(word);
+    match name {
+        Some(name) => reply.bulk(name),
+        None => reply.null(),
+    }
+    reply.integer(count as i64);
+}
+
+impl Keeper {
+    pub(super) fn subscribe(
+        &mut self,
+        conn: ConnId,
+        session: &mut Session,
+        kind: Kind,
+        args: &Args<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Answer {
+        let (names, bytes) = session.subscriptions.as_ref().map_or((0, 0), |s| s.size());
+        if names + args.len() - 1 > SUBSCRIPTIONS_MAX || bytes + args.bytes() > SUBSCRIPTION_BYTES_MAX {
+            return Err(TOO_MANY.into());
+        }
+        let subscriptions = session.subscriptions.get_or_insert_default();
+        for name in args.iter().skip(1) {
+            if !subscriptions.names[kind as usize].contains(name) {
+                let name = Bytes::copy_from_slice(name);
+                subscriptions.name_bytes += name.len();
+                self.pubsub.listeners[kind as usize].entry(name.clone()).or_default().insert(conn);
+                subscriptions.names[kind as usize].insert(name);
+            }
+            confirm(reply, kind.words().0, Some(name), subscriptions.count(kind));
+        }
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        conn: ConnId,
+        session: &mut Session,
+        kind: Kind,
+        args: &Args<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Answer {
+        let word = kind.words().1;
+        let mut subscriptions = session.subscriptions.take().unwrap_or_default();
+        let names: Vec<Bytes> = match args.len() {
+            1 => subscriptions.names[kind as usize].iter().cloned().collect(),
+            _ => args.iter().skip(1).map(Bytes::copy_from_slice).collect(),
+        };
+        for name in &names {
+            if subscriptions.names[kind as usize].remove(name) {
+                subscriptions.name_bytes -= name.len();
+                self.pubsub.remove(kind, name, conn);
+            }
+            confirm(reply, word, Some(name), subscriptions.count(kind));
+        }
+        if names.is_empty() {
+            confirm(reply, word, None, subscriptions.count(kind));
+        }
+        session.subscriptions = Some(subscriptions).filter(|s| s.size().0 > 0);
+        Ok(Flow::Done)
+    }
+
+    /// The connection listens to nothing any more, and is told nothing.
+    pub(super) fn unsubscribe_all(&mut self, conn: ConnId, session: &mut Session) {
+        let Some(subscriptions) = session.subscriptions.take() else { return };
+        for (kind, names) in [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().zip(&subscriptions.names) {
+            names.iter().for_each(|name| self.pubsub.remove(kind, name, conn));
+        }
+    }
+
+    /// PUBLISH and SPUBLISH.
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        session: &Session,
+        sharded: bool,
+        args: &Args<'_>,
+        reply: &mut Reply<'_>,
+        fx: &mut Effects,
+    ) -> Answer {
+        let message = Message { sharded, channel: args.get(1), text: args.get(2) };
+        let need = if self.scratch.is_empty() { session.last_write } else { self.log.end().next() };
+        let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
+        let receivers = if !waits {
+            self.announce(now, &message, None, fx)
+        } else if self.pubsub.hold(need, &message) {
+            self.pubsub.listeners_of(&message).iter().map(|(_, conns)| conns.len()).sum()
+        } else {
+            self.stats.published_dropped += 1;
+            0
+        };
+        reply.integer(receivers as i64);
+        Ok(Flow::Done)
+    }
+
+    /// What was acknowledged may be told.
+    pub(super) fn announce_held(&mut self, now: Now, fx: &mut Effects) {
+        while let Some((_, kept)) = self.pubsub.held.pop_front_if(|(need, _)| *need <= self.acked) {
+            self.pubsub.held_bytes -= kept.message().bytes();
+            self.announce(now, &kept.message(), None, fx);
+        }
+    }
+
+    /// Tells those who listen here, and the other nodes but the one on the link that it came `from`; returns how many they are here.
+    fn announce(&mut self, now: Now, message: &Message<'_>, from: Option<LinkId>, fx: &mut Effects) -> usize {
+        let listeners = self.pubsub.listeners_of(message);
+        for (pattern, conns) in &listeners {
+            let mut encoded: [Option<Bytes>; 2] = [None, None];
+            for conn in conns {
+                let Some(session) = self.sessions.get_mut(*conn) else {
+                    // It is the one whose batch is being executed.
+                    self.pubsub.own.push((pattern.clone(), Kept::of(message)));
+                    continue;
+                };
+                let protocol = session.protocol;
+                let bytes = encoded[usize::from(protocol == Protocol::Resp3)]
+                    .get_or_insert_with(|| message.encode(protocol, pattern.as_ref()));
+                let subscriptions = session.subscriptions.as_mut().expect("whoever listens has subscriptions");
+                if subscriptions.overrun {
+                    continue;
+                }
+                let idle = subscriptions.inbox.is_empty();
+                if !subscriptions.put(now.boot, bytes.clone()) {
+                    let text =
+                        format!("closing client {} ({}): too much was published for it", session.id, session.addr);
+                    self.stats.subscribers_closed += 1;
+                    fx.extend([Effect::CloseClient(*conn), Notice::warn(text)]);
+                } else if idle {
+                    fx.push(Effect::Push(*conn));
+                }
+            }
+        }
+        self.tell_nodes(message, from, fx);
+        listeners.iter().map(|(_, conns)| conns.len()).sum()
+    }
+
+    /// A leader tells every follower, a follower its leader.
+    fn tell_nodes(&mut self, message: &Message<'_>, from: Option<LinkId>, fx: &mut Effects) {
+        let (epoch, links): (_, Vec<LinkId>) = match (&self.leading, &self.following) {
+            (Some(leading), _) => {
+                let takers = self.links.iter().filter(|(id, link)| link.takes_published() && Some(**id) != from);
+                (leading.epoch, takers.map(|(id, _)| *id).collect())
+            }
+            (None, _) if from.is_some() => return,
+            (None, Some(f)) if f.accepted => (f.epoch, f.link.into_iter().collect()),
+            (None, _) => {
+                self.stats.published_dropped += 1;
+                return;
+            }
+        };
+        if links.is_empty() {
+            return;
+        }
+        let frames = wire::publish(epoch, message.sharded, message.channel, message.text);
+        for link in links {
+            if !self.send_published(link, &frames, fx) {
+                self.stats.published_dropped += 1;
+            }
+        }
+    }
+
+    /// A message came from another node.
+    pub(super) fn on_published(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        head: &PublishHead,
+        body: &Bytes,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
+        let Some((channel, text)) = body.split_at_checked(head.channel as usize) else {
+            return Err(WireError(format!("a channel of {} bytes in a message of {}", head.channel, body.len())));
+        };
+        self.announce(now, &Message { sharded: head.sharded, channel, text }, Some(link), fx);
+        Ok(())
+    }
+
+    /// What the connection that is being executed was told, behind its reply.
+    pub(super) fn take_own(&mut self, protocol: Protocol, out: &mut Output) {
+        for (pattern, kept) in self.pubsub.own.drain(..) {
+            out.put_encoded_shared(&kept.message().encode(protocol, pattern.as_ref()));
+        }
+    }
+
+    /// Moves what was published for `conn` to `out`, until that holds `upto` bytes; whether something is left. To be called after
+    /// [`Effect::Push`], which is not repeated before everything was taken.
+    pub fn take_pushed(&mut self, conn: ConnId, out: &mut Output, upto: usize) -> bool {
+        let subscriptions = self.sessions.get_mut(conn).and_then(|session| session.subscriptions.as_mut());
+        subscriptions.is_some_and(|s| s.take(out, upto))
+    }
+
+    /// PUBSUB CHANNELS and SHARDCHANNELS.
+    pub(super) fn pubsub_channels(&self, kind: Kind, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        if args.len() > 3 {
+            return Err(CommandError::unknown_use(args.get(0), args.get(1)).to_string().into());
+        }
+        let fits = |name: &&Bytes| args.len() == 2 || glob_matches(args.get(2), name);
+        let names = self.pubsub.listeners[kind as usize].keys().filter(fits);
+        reply.array(names.clone().count());
+        names.for_each(|name| reply.bulk(name));
+        Ok(Flow::Done)
+    }
+
+    /// PUBSUB NUMSUB and SHARDNUMSUB.
+    pub(super) fn pubsub_numsub(&self, kind: Kind, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        let names = args.tail(2);
+        reply.array(2 * names.len());
+        for name in names.iter() {
+            reply.bulk(name);
+            reply.integer(self.pubsub.listeners[kind as usize].get(name).map_or(0, |conns| conns.len() as i64));
+        }
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn pubsub_numpat(&self, reply: &mut Reply<'_>) -> Answer {
+        reply.integer(self.pubsub.names(Kind::Pattern) as i64);
+        Ok(Flow::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Boot {
+        Boot(0).plus_ms(ms)
+    }
+
+    #[test]
+    fn inbox_ends_at_the_hard_bound_and_when_it_is_long_for_long() {
+        let mib = Bytes::from(vec![b'x'; 1 << 20]);
+        let mut fast = Subscriptions::default();
+        let room = PUSHED_BYTES_MAX >> 20;
+        assert!((0..room).all(|_| fast.put(at(0), mib.clone())));
+        assert!(!fast.put(at(0), mib.clone()), "one too many");
+        assert!(fast.overrun && fast.inbox.is_empty() && fast.inbox_bytes == 0);
+
+        let mut slow = Subscriptions::default();
+        let room = PUSHED_BYTES_SLOW >> 20;
+        assert!((0..=room).all(|_| slow.put(at(0), mib.clone())));
+        assert!(slow.put(at(PUSHED_SLOW_MS), mib.clone()));
+        let mut out = Output::new();
+        assert!(slow.take(&mut out, 2 << 20), "not all was taken");
+        assert_eq!(out.len(), 2 << 20);
+        assert!(slow.put(at(PUSHED_SLOW_MS + 1), mib.clone()), "it has read meanwhile");
+        assert!(!slow.put(at(2 * PUSHED_SLOW_MS + 2), mib), "it has not");
+    }
+
+    #[test]
+    fn held_messages_go_by_what_they_need_and_are_bounded() {
+        let mut pubsub = PubSub::default();
+        let text = vec![b'x'; PUBLISHED_BYTES_MAX / 2];
+        let message = |channel: &'static [u8]| Message { sharded: false, channel, text: &text };
+        assert!(pubsub.hold(Offset(9), &message(b"b")));
+        assert!(!pubsub.hold(Offset(9), &message(b"c")), "too much waits");
+        assert!(pubsub.hold(Offset(8), &Message { sharded: false, channel: b"a", text: b"" }));
+        let order: Vec<_> = pubsub.held.iter().map(|(need, kept)| (need.0, &kept.channel[..])).collect();
+        assert_eq!(order, [(8, &b"a"[..]), (9, b"b")]);
+        pubsub.forget_held();
+        assert!(pubsub.hold(Offset(9), &message(b"c")));
+    }
+}
