@@ -181,7 +181,7 @@ impl CommandError {
     #[must_use]
     pub fn unknown_use(container: &[u8], sub: &[u8]) -> CommandError {
         let (sub, container) = (quoted(sub, QUOTED_BYTES_MAX), container.to_ascii_uppercase());
-        let head = b"ERR unknown subcommand or wrong number of arguments for '";
+        let head: &[u8] = b"ERR unknown subcommand or wrong number of arguments for '";
         let text = [head, sub, b"'. Try ", container.as_slice(), b" HELP."].concat();
         CommandError::Unknown(one_line(&text))
     }

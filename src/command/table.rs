@@ -181,7 +181,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::command::spec::{Exec, Flag, Keys, Work};
+    use crate::command::spec::{Exec, Flag, KeyUse, Keys, Work};
 
     fn rows() -> impl Iterator<Item = &'static CommandSpec> {
         all().flat_map(|spec| std::iter::once(spec).chain(spec.subs))
@@ -220,7 +220,7 @@ mod tests {
             let (write, readonly) = (spec.flags.has(Flag::Write), spec.flags.has(Flag::Readonly));
             assert!(!(write && readonly), "{name} writes or not");
             assert!(write || !spec.flags.has(Flag::DenyOom), "{name} cannot grow the store without writing");
-            let keyed = write || readonly || name == "watch";
+            let keyed = write || readonly || name == "watch" || spec.keys.usage == KeyUse::NotKey;
             assert!(keyed || spec.keys == Keys::NONE, "{name} has keys but neither reads nor writes");
             assert!(spec.work == Work::Constant || !write, "{name}: a sliced command only reads");
             assert_eq!(matches!(spec.exec, Exec::Container), spec.subs.iter().len() > 0 && spec.arity == -2, "{name}");

@@ -530,7 +530,8 @@ pub fn publish(epoch: Epoch, sharded: bool, channel: &[u8], message: &[u8]) -> V
     let parts = body.len().div_ceil(FRAME_BYTES_MAX).max(1);
     let frame = |i: usize| {
         let part = &body[i * FRAME_BYTES_MAX..body.len().min((i + 1) * FRAME_BYTES_MAX)];
-        let flags = if i == 0 { FIRST } else { 0 } | if i + 1 == parts { LAST } else { 0 };
+        let flags = if i == 0 { FIRST } else { 0 };
+        let flags = if i + 1 == parts { flags | LAST } else { flags };
         let mut out = BytesMut::from(&head(Kind::Publish, flags, &h, crc32fast::hash(part), part.len())[..]);
         out.put_slice(part);
         out.freeze()

@@ -38,7 +38,7 @@ use super::runtime::Arrival;
 use super::unsent::Unsent;
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLIENTS_MAX, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
-use crate::keeper::{Keeper, Next};
+use crate::keeper::Next;
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
@@ -418,8 +418,8 @@ impl Client {
     /// Fetches what was published for this client; it stands behind every reply that was written before, held or not.
     fn take_pushed(&mut self) {
         let mut output = self.worker.buffers.borrow_mut().output();
-        let take = |keeper: &mut Keeper| keeper.take_pushed(self.conn, &mut output, OUTPUT_BYTES_PAUSE);
-        let more = self.worker.node.with_keeper(|keeper, _, _| take(keeper));
+        let node = &self.worker.node;
+        let more = node.with_keeper(|keeper, _, _| keeper.take_pushed(self.conn, &mut output, OUTPUT_BYTES_PAUSE));
         self.line.pushed.set(more);
         self.push(None, output);
     }
