@@ -339,7 +339,8 @@ impl Keeper {
         fx: &mut Effects,
     ) -> Answer {
         let message = Message { sharded, channel: args.get(1), text: args.get(2) };
-        let need = if self.scratch.is_empty() { session.last_write } else { self.log.end().next() };
+        let end = self.log.end();
+        let need = if self.scratch.is_empty() { session.last_write.min(end) } else { end.next() };
         let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
         let receivers = if !waits {
             self.announce(now, &message, None, fx)
