@@ -344,6 +344,7 @@ impl Keeper {
             }
             Exec::Session(SessionCommand::SSubscribe) => {
                 self.refuse(session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
+                false
             }
             Exec::Session(command) => {
                 let mut flow = self.session_command(now, conn, session, command, args, out, fx);

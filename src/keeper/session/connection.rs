@@ -6,6 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::base::clock::Now;
+use crate::base::ids::ConnId;
 use crate::command::{CommandError, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Output, Protocol, Reply};

@@ -168,7 +168,7 @@ impl Sessions {
 
     /// One that is not being executed.
     pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
-        self.map.get_mut(&conn)
+        self.map.get_mut(&conn).map(|session| &mut **session)
     }
 
     /// Connected clients.
@@ -183,7 +183,7 @@ impl Sessions {
 
     /// See [`Sessions::iter`].
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Session)> {
-        self.map.iter_mut().map(|(conn, session)| (*conn, session))
+        self.map.iter_mut().map(|(conn, session)| (*conn, &mut **session))
     }
 }
 
