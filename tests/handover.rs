@@ -113,6 +113,25 @@ fn the_member_that_is_next_in_the_set_takes_over_unless_it_is_silent() {
 }
 
 #[test]
+fn nothing_is_handed_over_to_who_cannot_ask_for_the_leadership() {
+    let mut world = three();
+    world.lose_coordination(1);
+    world.lose_coordination(2);
+    world.run(50);
+    let refused = "-ERR no member that could take over has contact to the coordination service\r\n";
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER"]), refused);
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n1"]), refused);
+    let refused = "-ERR this node has no contact to the coordination service\r\n";
+    assert_eq!(world.ask(1, &["CLUSTER", "FAILOVER"]), refused);
+    assert_eq!((world.role(0), world.ask(0, &["SET", "k", "v"])), (Role::Leader, "+OK\r\n".to_string()));
+    world.regain_coordination(2);
+    world.run(50);
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER"]), "+OK\r\n");
+    // n1 does not learn of the new epoch, and has to be taken out first.
+    world.run_until("n2 leads, the only one who can", 1_000, |w| w.role(2) == Role::Leader);
+}
+
+#[test]
 fn a_target_that_is_taken_out_of_the_set_meanwhile_ends_the_handover_and_the_leader_goes_on() {
     let mut world = three();
     world.cut_off.insert(2);

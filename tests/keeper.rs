@@ -443,6 +443,45 @@ fn an_operator_starts_a_lost_cluster_over_and_never_under_a_leader() {
 }
 
 #[test]
+fn a_node_that_its_leader_refuses_neither_says_that_there_is_none_nor_starts_over() {
+    let mut world = three_tuned(|i, config| {
+        if i == 3 {
+            config.secret = Some(b"another".to_vec());
+        }
+    });
+    world.grow();
+    world.start(3);
+    world.run(12_000);
+    let told = world.notices();
+    assert!(told.iter().any(|n| n.contains("leader n0 refuses this node")), "{told:#?}");
+    assert!(!told.iter().any(|n| n.contains("no leader")), "{told:#?}");
+    let refused = "-ERR the directory shows n0, n1, n2 live with a copy that is in sync, whose data would be given up: stop it first\r\n";
+    assert_eq!(operate(&mut world, 3, &["RESET"]), refused);
+    assert_eq!(world.ask(0, &["GET", "before1"]), "$1\r\nx\r\n");
+}
+
+#[test]
+fn after_flushall_at_the_limit_of_memory_writes_go_on_at_once() {
+    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.max_memory = 2 << 20);
+    let value = "x".repeat(1_000);
+    let full = (0..5_000).find(|i| world.ask(0, &["SET", &format!("k{i}"), &value]).starts_with("-OOM"));
+    assert!(full.is_some_and(|i| i > 1_000), "{full:?}");
+    assert_eq!(world.ask(0, &["FLUSHALL"]), "+OK\r\n");
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+}
+
+#[test]
+fn many_keys_that_expire_together_are_gone_soon() {
+    let mut world = three();
+    let conn = world.connect(0);
+    for i in 0..20_000 {
+        world.ask_on(0, conn, &["SET", &format!("k{i}"), "v", "PX", "100"]);
+    }
+    world.run(400);
+    assert_eq!(world.ask(0, &["DBSIZE"]), ":50\r\n");
+}
+
+#[test]
 fn an_operator_goes_on_with_a_copy_whose_leader_never_comes_back() {
     let mut world = only_a_fallback_copy_is_left();
     world.run(2_000);
