@@ -42,3 +42,21 @@ fn a_fallback_copy_that_cannot_be_continued_says_hello_until_it_is_unnamed() {
     // It planned to give itself up, was kept from it because `/state` names it, and said nothing to the only one who could change that.
     holds(1_281);
 }
+
+#[test]
+fn a_node_that_stood_still_does_not_take_its_own_pause_for_a_lasting_loss() {
+    // It woke after ten seconds and told operators at ERROR that no leader had been found for so long.
+    holds(1_029);
+}
+
+#[test]
+fn members_owe_no_promise_to_a_leader_that_one_of_them_has_left() {
+    // A successor that reads without leases let a member off; the check still counted it for the deposed one.
+    holds(2_993);
+}
+
+#[test]
+fn much_on_a_slow_link_arrives_piece_by_piece() {
+    // The simulator delivered a megabyte at once, after seconds of silence.
+    holds(2_870);
+}
