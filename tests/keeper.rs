@@ -461,6 +461,20 @@ fn a_node_that_its_leader_refuses_neither_says_that_there_is_none_nor_starts_ove
 }
 
 #[test]
+fn a_node_that_does_not_reach_a_leader_that_lives_names_no_command_that_gives_data_up() {
+    let mut world = three();
+    world.cut_off.insert(2);
+    world.run(25_000);
+    let told = world.notices();
+    assert!(
+        told.iter().any(|n| n.contains("n2 Error leader n0 is live") && n.contains("does not answer here")),
+        "{told:#?}"
+    );
+    assert!(!told.iter().any(|n| n.contains("adopt") || n.contains("reset")), "{told:#?}");
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+}
+
+#[test]
 fn after_flushall_at_the_limit_of_memory_writes_go_on_at_once() {
     let mut world = three_tuned(|_, config: &mut KeeperConfig| config.max_memory = 2 << 20);
     let value = "x".repeat(1_000);

@@ -291,8 +291,20 @@ impl Keeper {
         }
     }
 
+    /// The leader that the directory shows live although it does not answer here. Perhaps nothing is lost, so no command that gives
+    /// data up is named.
+    fn unreached_leader(&self) -> Option<String> {
+        let leader = &self.known.as_ref()?.state.leader;
+        let lives = |n: &&NodeRead| n.registration.id == leader.id && n.live == Some(leader.copy);
+        let at = &self.nodes.iter().find(lives)?.registration.repl_addr;
+        Some(format!("leader {} is live, as far as the directory knows, and does not answer here at {at}", leader.id))
+    }
+
     /// Who is waited for, and what an operator can do; `None` if nobody is.
     fn unproven_loss(&self) -> Option<String> {
+        if let Some(text) = self.unreached_leader() {
+            return Some(text);
+        }
         let mut missing = self.copies_waited_for();
         if missing.is_empty() {
             return None;
@@ -327,8 +339,10 @@ impl Keeper {
     /// What an empty node without a leader waits for, for operators; `None` if it does not.
     pub(super) fn wait_for_loss(&self) -> Option<String> {
         let missing = self.copies_waited_for();
-        (self.may_prove_loss() && !missing.is_empty())
-            .then(|| format!("no leader: waiting for {}, whose memory may hold the data", missing.join(", ")))
+        (self.may_prove_loss() && !missing.is_empty()).then(|| {
+            let waiting = || format!("no leader: waiting for {}, whose memory may hold the data", missing.join(", "));
+            self.unreached_leader().unwrap_or_else(waiting)
+        })
     }
 
     /// What an operator can do when nobody leads: the exact commands.

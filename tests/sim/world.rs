@@ -583,6 +583,7 @@ impl World {
                 Effect::Notice(notice) => {
                     // That no leader is found for ten seconds may be so; that it ends is for the convergence check.
                     let true_alarm = notice.text.starts_with("no leader, and this node")
+                        || notice.text.contains("does not answer here")
                         || self.lost_all && notice.text.contains("ALL DATA ARE LOST");
                     if notice.level == Level::Error && !true_alarm {
                         self.fail(format!("n{n} says at ERROR: {notice}"));
