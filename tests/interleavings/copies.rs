@@ -271,7 +271,7 @@ pub fn i22_a_process_that_wakes_up_under_a_name_that_was_taken_goes() {
     }
     set(&mut world, 0, "k", "old");
     world.exits = Some(Vec::new());
-    world.sleep(1);
+    world.stand_still(1);
     world.run_until("n1 is out", 500, |w| w.in_sync() == 2);
     world.expire(1);
     world.start(3);
@@ -317,7 +317,7 @@ pub fn v5_an_ex_leader_serves_nothing_before_the_new_leader_has_acknowledged_wha
     world.stop(1, 0);
     world.stop(2, 0);
     let _write = world.write(0, "k", "new");
-    world.sleep(0);
+    world.stand_still(0);
     world.stop(1, 2);
     world.stop(2, 1);
     let copy = world.keeper(0).me().copy;

@@ -122,7 +122,7 @@ pub fn i07_an_old_leaders_entry_that_reaches_a_bystander_after_the_new_leaders_i
     let mut write = world.write(0, "k", "of epoch 1");
     world.run(2);
     world.unserve(&[0]);
-    world.sleep(0);
+    world.stand_still(0);
     world.run_until("n1 leads", 1_000, |w| leads(w, 1));
     // The entry itself, and not that it is acknowledged.
     world.stop_after(1, 2, 1);

@@ -47,7 +47,7 @@ pub fn i04_a_leader_that_slept_ten_seconds_answers_no_stale_read_in_whichever_or
         for i in [1, 2] {
             assert!(world.frames(i, 0).iter().any(|f| matches!(f, Frame::Ack(a) if a.matched == end)), "unread acks");
         }
-        world.sleep(0);
+        world.stand_still(0);
         world.unserve(&[0]);
         world.run(10_000);
         assert!(leads(&world, 1) && epoch(&world) == 2);
@@ -247,7 +247,7 @@ pub fn i20_a_read_that_saw_a_key_expire_waits_until_that_is_certain() {
 pub fn i21_the_first_read_after_a_suspension_is_not_answered_from_before_it() {
     let mut world = cluster();
     world.unserve(&[0]);
-    world.sleep(0);
+    world.stand_still(0);
     world.run_until("n1 leads", 1_000, |w| leads(w, 1));
     set(&mut world, 1, "k", "new");
     world.isolate(0);

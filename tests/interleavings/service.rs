@@ -93,7 +93,7 @@ fn i12_a_leaders_pause_during_an_outage_ends_its_answers() {
     let mut world = cluster();
     let mut write = None;
     outage(&mut world, 30_000, |world| {
-        world.sleep(0);
+        world.stand_still(0);
         world.run_until("both stand", 700, |w| [1, 2].iter().all(|i| w.wants(*i) == Some(Why::Elect)));
         world.wake(0);
         let (mut read, mut new) = (world.read(0, "k"), world.write(0, "k", "lost"));

@@ -4,7 +4,7 @@
 //!   stop(0, 1) … let_through(0, 1)   what n0 sends to n1 waits, as TCP would have it, then arrives in order
 //!   take(0, 1), arrive(parcel)       the test decides what arrives, and when
 //!   lose_link(0, 1, &[0])            their connections are over; each side is told, or not
-//!   sleep(0) … wake(0)               the process stands still; what was sent to it is read when it runs on
+//!   stand_still(0) … wake(0)         the process stands still; what was sent to it is read when it runs on
 //!   unserve(0) … serve(0)            the coordination service answers n0 late
 //!   lands(0)                         the request in front takes effect, and n0 does not hear so
 //!   expire(0), kill(0), haunt(…)     sessions that end; what a dead process had asked for takes effect
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// The process stands still.
-    pub fn sleep(&mut self, i: usize) {
+    pub fn stand_still(&mut self, i: usize) {
         self.asleep.insert(i);
     }
 
