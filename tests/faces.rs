@@ -155,6 +155,28 @@ fn embedded_coordination_is_a_single_node_without_zookeeper() {
 }
 
 #[test]
+fn what_config_set_changed_is_in_the_file_after_config_rewrite_and_holds_after_a_restart() {
+    let _alone = alone();
+    let path = std::env::temp_dir().join(format!("datakeeper-rewritten-{}.yml", std::process::id()));
+    let text = "# Ours.\ncluster: main   # the only one\n\nmemory:\n  # How much.\n  max_bytes: 1GiB # enough\n";
+    std::fs::write(&path, text).expect("a file");
+    let mut node = embedded(&[path.to_str().expect("a name in UTF-8")]);
+    node.process.start();
+    answers(&node, "CONFIG SET maxmemory 100mb", &Reply::Simple("OK".to_string()));
+    answers(&node, "CONFIG REWRITE", &Reply::Simple("OK".to_string()));
+    let written = std::fs::read_to_string(&path).expect("the file is there");
+    assert_eq!(written, text.replace("1GiB", "104857600"));
+    assert!(node.process.terminate().success());
+    node.process.start();
+    let limit = Reply::Array(vec![bulk("maxmemory"), bulk("104857600")]);
+    answers(&node, "CONFIG GET maxmemory", &limit);
+    std::fs::remove_file(&path).expect("our file");
+    let why = node.client().call("CONFIG REWRITE").error().to_string();
+    assert!(why.starts_with("ERR Rewriting config file: ") && why.contains("No such file"), "{why}");
+    assert!(node.process.terminate().success());
+}
+
+#[test]
 fn password_is_wanted_in_every_form_there_is() {
     let _alone = alone();
     let mut node = embedded(&[]);

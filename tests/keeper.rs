@@ -476,7 +476,7 @@ fn a_node_that_does_not_reach_a_leader_that_lives_names_no_command_that_gives_da
 
 #[test]
 fn after_flushall_at_the_limit_of_memory_writes_go_on_at_once() {
-    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.max_memory = 2 << 20);
+    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.settings.max_memory = 2 << 20);
     let value = "x".repeat(1_000);
     let full = (0..5_000).find(|i| world.ask(0, &["SET", &format!("k{i}"), &value]).starts_with("-OOM"));
     assert!(full.is_some_and(|i| i > 1_000), "{full:?}");

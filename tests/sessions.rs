@@ -52,6 +52,11 @@ fn joiner(i: usize, config: &mut KeeperConfig) {
     config.bootstrap = false;
 }
 
+fn with_file(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.config_file = Some("/etc/datakeeper.yml".to_string());
+}
+
 fn acks_leader(i: usize, config: &mut KeeperConfig) {
     realistic(i, config);
     config.acks = Acks::Leader;
@@ -452,4 +457,38 @@ fn info_names_no_field_twice() {
         assert!(all > 60);
         assert_eq!(names.len(), all);
     }
+}
+
+#[test]
+fn config_rewrite_writes_what_config_set_changed_and_is_answered_by_what_came_of_it() {
+    let mut world = world(1, with_file);
+    assert_eq!(world.ask(0, &["CONFIG", "REWRITE"]), "+OK\r\n");
+    assert_eq!(world.written(0), &[]);
+    world.ask(0, &["CONFIG", "SET", "maxmemory", "1gb", "save", ""]);
+    world.ask(0, &["CONFIG", "SET", "maxmemory", "5", "maxmemory-policy", "nonsense"]);
+    assert_eq!(world.ask(0, &["CONFIG", "REWRITE"]), "+OK\r\n");
+    assert_eq!(world.written(0), &[("memory.max_bytes", "1073741824".to_string())]);
+    world.unwritable = Some("/etc/datakeeper.yml: Read-only file system".to_string());
+    assert_eq!(
+        world.ask(0, &["CONFIG", "REWRITE"]),
+        "-ERR Rewriting config file: /etc/datakeeper.yml: Read-only file system\r\n"
+    );
+    assert_eq!(field(&world.ask(0, &["INFO", "server"]), "config_file"), Some("/etc/datakeeper.yml"));
+}
+
+#[test]
+fn config_resetstat_lets_the_counters_begin_anew() {
+    let mut world = world(1, realistic);
+    world.ask(0, &["SET", "k", "v", "PX", "1"]);
+    world.ask(0, &["INCR", "n", "n"]);
+    world.run(200);
+    let counters = ["expired_keys", "total_error_replies", "total_connections_received", "errorstat_ERR"];
+    let info = world.ask(0, &["INFO"]);
+    assert!(counters.iter().all(|name| field(&info, name).is_some_and(|value| value != "0")), "{info}");
+    let conn = world.connect(0);
+    world.ask_on(0, conn, &["CONFIG", "RESETSTAT"]);
+    let info = String::from_utf8(world.ask_on(0, conn, &["INFO"])).unwrap();
+    let values = counters.map(|name| field(&info, name));
+    assert_eq!(values, [Some("0"), Some("0"), Some("0"), None]);
+    assert_eq!(field(&info, "total_commands_processed"), Some("1"), "RESETSTAT itself");
 }

@@ -241,7 +241,7 @@ fn exec_below_the_minimum_executes_nothing_and_says_why() {
 
 #[test]
 fn full_memory_refuses_what_is_queued_and_an_exec_that_may_take_more() {
-    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.max_memory = 2 << 20);
+    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.settings.max_memory = 2 << 20);
     let conn = world.connect(0);
     world.ask_on(0, conn, &["MULTI"]);
     world.ask_on(0, conn, &["SET", "before1", "y"]);

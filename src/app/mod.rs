@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Server(args) => match load(args.config.as_deref(), args.flags.settings(), false) {
-            Ok(config) => start(&config, || server::run(config.clone())),
+            Ok(config) => start(&config, || server::run(config.clone(), args.config.clone())),
             Err(code) => code,
         },
         Command::Local(args) => {

@@ -1,25 +1,27 @@
 //! `server`: one node in the foreground, until a signal or a failure ends it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::config::{self, Bootstrap, Config};
+use super::config::{self, Bootstrap, Config, rewrite};
 use crate::base::limits::CLIENTS_MAX;
-use crate::keeper::{Acks, KeeperConfig, ReadMode};
+use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
-use crate::shell::{self, Coordination, Options, Server};
+use crate::shell::{self, Coordination, Options, Server, WriteConfig};
 
 /// How long a node that is told to end waits for its clients to go.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Runs one node until it is told to stop.
+/// Runs one node until it is told to stop; `file` is where its configuration was read.
 #[must_use]
-pub fn run(config: Config) -> ExitCode {
-    match super::ask(serve(&config)) {
+pub fn run(config: Config, file: Option<PathBuf>) -> ExitCode {
+    match super::ask(serve(&config, file)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => super::complain(1, &reason),
     }
@@ -27,10 +29,14 @@ pub fn run(config: Config) -> ExitCode {
 
 /// # Errors
 /// Why the node could not start, or could not go on; for the operator.
-async fn serve(config: &Config) -> Result<(), String> {
+async fn serve(config: &Config, file: Option<PathBuf>) -> Result<(), String> {
     raise_open_files();
     let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
-    let server = Server::start(options(config, coordination(config))).map_err(|error| error.to_string())?;
+    let mut options = options(config, coordination(config));
+    options.keeper.config_file = file.as_ref().map(|file| file.display().to_string());
+    options.write_config =
+        file.map(|file| Arc::new(move |values: &[_]| rewrite::rewrite(&file, values)) as WriteConfig);
+    let server = Server::start(options).map_err(|error| error.to_string())?;
     let mut failure = server.failure();
     tracing::info!(
         "node {} of cluster {} listens: clients {}, nodes {}, operators {}",
@@ -134,7 +140,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     };
     keeper.secret = bytes(&config.replication.secret);
     keeper.password = bytes(&config.password);
-    keeper.max_memory = config.memory.max_bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    keeper.settings = Settings { max_memory: config.memory.max_bytes.unwrap_or(0), eviction: config.memory.eviction };
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),
         ("loglevel".to_owned(), config.log.level.as_str().to_owned()),
@@ -148,5 +154,6 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         repl_advertise: config.replication.advertise.clone(),
         admin_listen: Some(config.admin_listen),
         threads,
+        write_config: None,
     }
 }

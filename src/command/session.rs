@@ -43,6 +43,9 @@ pub enum SessionCommand {
     ClusterShards,
     ClusterSlots,
     ConfigGet,
+    ConfigResetStat,
+    ConfigRewrite,
+    ConfigSet,
     DataKeeperHandover,
     DataKeeperStatus,
     Discard,
@@ -170,6 +173,7 @@ const CONNECTION: &[Flag] = &[Noscript, Loading, Stale];
 const OPERATOR: &[Flag] = &[Admin, Noscript, Loading, Stale];
 /// What may change the role of this node, or waits for that: between two commands, never within a transaction.
 const ROLES: &[Flag] = &[Admin, Noscript, Loading, Stale, NoMulti];
+const ALL_NODES: &[&str] = &["request_policy:all_nodes", "response_policy:all_succeeded"];
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
 const CLIENT: &[CommandSpec] = &[
@@ -224,13 +228,13 @@ const CLIENT: &[CommandSpec] = &[
     CommandSpec::session("client|setinfo", 4, Run::ClientSetInfo)
         .args("LIB-NAME name | LIB-VER version")
         .flags(CONNECTION)
-        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
+        .tips(ALL_NODES)
         .doc(Group::Connection, "7.2.0", "Sets the name or version of the client's library."),
-    CommandSpec::session("client|setname", 3, Run::ClientSetName)
-        .args("name")
-        .flags(CONNECTION)
-        .tips(&["request_policy:all_nodes", "response_policy:all_succeeded"])
-        .doc(Group::Connection, "2.6.9", "Sets the name of the connection."),
+    CommandSpec::session("client|setname", 3, Run::ClientSetName).args("name").flags(CONNECTION).tips(ALL_NODES).doc(
+        Group::Connection,
+        "2.6.9",
+        "Sets the name of the connection.",
+    ),
     CommandSpec::session("client|trackinginfo", 2, Run::ClientTrackingInfo).flags(CONNECTION).doc(
         Group::Connection,
         "6.2.0",
@@ -258,6 +262,21 @@ const CONFIG: &[CommandSpec] = &[
         "2.0.0",
         "Returns the parameters that match a pattern.",
     ),
+    CommandSpec::session("config|resetstat", 2, Run::ConfigResetStat).flags(OPERATOR).tips(ALL_NODES).doc(
+        Group::Server,
+        "2.0.0",
+        "Lets INFO's counters begin anew.",
+    ),
+    CommandSpec::session("config|rewrite", 2, Run::ConfigRewrite).flags(ROLES).tips(ALL_NODES).doc(
+        Group::Server,
+        "2.8.0",
+        "Writes what CONFIG SET changed into the configuration file.",
+    ),
+    CommandSpec::session("config|set", -4, Run::ConfigSet)
+        .args("parameter value [parameter value ...]")
+        .flags(OPERATOR)
+        .tips(ALL_NODES)
+        .doc(Group::Server, "2.0.0", "Changes parameters while the node runs."),
     CommandSpec::data("config|help", 2, help).flags(HELP_FLAGS).doc(
         Group::Server,
         "5.0.0",

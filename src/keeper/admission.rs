@@ -151,7 +151,7 @@ impl Keeper {
 
     /// Whether no write may grow the store. What FLUSHALL dropped counts until it is freed: at the limit, some of it now.
     pub(super) fn is_full(&mut self) -> bool {
-        let limit = self.config.max_memory;
+        let limit = self.settings().max_memory as usize;
         if limit == 0 || self.store.used_memory() <= limit {
             return false;
         }

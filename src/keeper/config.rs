@@ -1,4 +1,4 @@
-//! What a Keeper is told at its making.
+//! What a Keeper is told at its making, and what CONFIG SET changes of it.
 
 use crate::base::clock::Wall;
 use crate::base::ids::{HashKey, NodeId};
@@ -23,6 +23,39 @@ pub enum ReadMode {
     Confirm,
     /// Nothing: a deposed leader may answer with old data until it notices.
     Local,
+}
+
+/// What happens to a write at the limit of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// It is refused with `-OOM`; reads and deletes go on.
+    NoEviction,
+}
+
+impl Eviction {
+    /// Each with its name in the configuration, INFO and CONFIG.
+    pub const WORDS: &'static [(&'static str, Eviction)] = &[("noeviction", Eviction::NoEviction)];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Eviction::WORDS.iter().find(|(_, eviction)| *eviction == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// What CONFIG SET changes: plain values, so that several change together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes that the store may take; 0 for no limit.
+    pub max_memory: u64,
+    /// What happens at that limit.
+    pub eviction: Eviction,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { max_memory: 0, eviction: Eviction::NoEviction }
+    }
 }
 
 /// See the module.
@@ -58,8 +91,10 @@ pub struct KeeperConfig {
     pub hash_key: HashKey,
     /// Bytes of one snapshot chunk.
     pub chunk_bytes: usize,
-    /// Bytes that the store may take; 0 for no limit.
-    pub max_memory: usize,
+    /// What CONFIG SET changes, as it is at the start.
+    pub settings: Settings,
+    /// The file that the node was started with, if any: what CONFIG REWRITE writes to, through [`super::Effect::WriteConfig`].
+    pub config_file: Option<String>,
     /// Parameters that `CONFIG GET` shows beyond the Keeper's own: name and value.
     pub parameters: Vec<(String, String)>,
     /// The rule that a test build leaves out.
@@ -86,7 +121,8 @@ impl KeeperConfig {
             password: None,
             hash_key: HashKey([0; 16]),
             chunk_bytes: 128 << 10,
-            max_memory: 0,
+            settings: Settings::default(),
+            config_file: None,
             parameters: Vec::new(),
             rules: LeftOut::default(),
         }

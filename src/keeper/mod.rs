@@ -46,11 +46,12 @@ use crate::replication::pulse::PulseCell;
 use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
-pub use config::{Acks, KeeperConfig, ReadMode};
+pub use config::{Acks, Eviction, KeeperConfig, ReadMode, Settings};
 pub use execute::{Executed, Next};
 pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};
+pub use session::{MAX_MEMORY_MAX, paths_set_now};
 
 use coordination::{InPlace, Pending};
 use following::Following;
@@ -87,6 +88,13 @@ pub enum Event {
         link: LinkId,
         /// For the log.
         reason: String,
+    },
+    /// What came of [`Effect::WriteConfig`].
+    ConfigWritten {
+        /// Its number.
+        id: u64,
+        /// Or why the file is as it was, for the operator.
+        result: Result<(), String>,
     },
     /// The process shall end soon: hand over, see [`Keeper::has_left`]; then `Stop`.
     Leave,
@@ -136,6 +144,13 @@ pub enum Effect {
     CloseIdle(ConnId),
     /// Close all clients at once: this node was deposed.
     CloseClients,
+    /// Write these settings into the configuration file, then report `ConfigWritten`.
+    WriteConfig {
+        /// To tell its answer from others.
+        id: u64,
+        /// Path of each key, and its value in the words of CONFIG GET.
+        values: Vec<(&'static str, String)>,
+    },
     /// The process cannot go on: message, exit code 1.
     Exit {
         /// For the operator.
@@ -252,6 +267,7 @@ pub struct Keeper {
     /// CLIENT PAUSE; over or not.
     pause: Option<session::Pause>,
     halted: Option<String>,
+    rewrite: session::Rewrite,
     stats: report::Stats,
     told: notice::Told,
 }
@@ -355,6 +371,7 @@ impl Keeper {
             closings: Vec::new(),
             pause: None,
             halted: None,
+            rewrite: session::Rewrite::default(),
             stats: report::Stats::new(now),
             told: notice::Told::default(),
             config,
@@ -384,6 +401,7 @@ impl Keeper {
             Event::LinkUp { link, nonce } => self.on_link_up(link, nonce),
             Event::LinkFrame { link, frame } => self.on_frame(now, link, &frame, fx),
             Event::LinkDown { link, reason } => self.on_link_down(now, link, &reason, fx),
+            Event::ConfigWritten { id, result } => self.config_written(id, result, fx),
             Event::Leave => self.leave(now, fx),
             Event::Stop => self.stop(fx),
         }

@@ -11,11 +11,13 @@ use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress
 
 use super::Keeper;
 
-/// Counters since the start.
+/// Counters since the start, or since CONFIG RESETSTAT.
 #[derive(Clone, Debug)]
 pub(super) struct Stats {
-    /// Start of the process and of the counting.
+    /// Start of the process.
     pub since: Boot,
+    /// Clients that connected.
+    pub connections: u64,
     /// Commands executed.
     pub commands: u64,
     /// Commands answered with an error.
@@ -48,6 +50,7 @@ impl Stats {
     pub fn new(now: Now) -> Stats {
         Stats {
             since: now.boot,
+            connections: 0,
             commands: 0,
             errors: 0,
             redirects: 0,
@@ -61,6 +64,11 @@ impl Stats {
             sampled: (now.boot, 0),
             commands_per_s: 0,
         }
+    }
+
+    /// Begins to count anew.
+    pub fn reset(&mut self, now: Now) {
+        *self = Stats { since: self.since, ..Stats::new(now) };
     }
 
     /// A command is answered with this error. Redirects are counted on their own.

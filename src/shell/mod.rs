@@ -25,6 +25,7 @@ mod runtime;
 mod timer;
 mod unsent;
 
+pub use node::WriteConfig;
 pub use runtime::raise_open_files;
 pub use server::{Coordination, Options, Server, StartError, bind};
 

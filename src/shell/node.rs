@@ -40,6 +40,9 @@ pub(super) struct PulseTarget {
     pub(super) token: u128,
 }
 
+/// Writes settings, each the path of a key and its value, into the configuration file; or says why not.
+pub type WriteConfig = Arc<dyn Fn(&[(&'static str, String)]) -> Result<(), String> + Send + Sync>;
+
 /// Everything that the threads of one node share.
 pub struct Node {
     id: NodeId,
@@ -61,6 +64,8 @@ pub struct Node {
     pub(super) pulse: Arc<PulseCell>,
     pub(super) pulse_to: watch::Sender<Option<PulseTarget>>,
     access: Mutex<Option<Access>>,
+    /// Writes settings into the configuration file.
+    write_config: Option<WriteConfig>,
     /// Why this node cannot go on, once that is so.
     pub(super) failure: watch::Sender<Option<String>>,
     /// Ends every thread of this node, at once.
@@ -68,7 +73,13 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, keeper: Keeper, pulse: Arc<PulseCell>, posts: Box<[Post]>) -> Node {
+    pub(super) fn new(
+        id: NodeId,
+        keeper: Keeper,
+        pulse: Arc<PulseCell>,
+        posts: Box<[Post]>,
+        write_config: Option<WriteConfig>,
+    ) -> Node {
         Node {
             id,
             keeper: Mutex::new(keeper),
@@ -82,6 +93,7 @@ impl Node {
             pulse,
             pulse_to: watch::Sender::new(None),
             access: Mutex::new(None),
+            write_config,
             failure: watch::Sender::new(None),
             over: CancellationToken::new(),
         }
@@ -207,6 +219,15 @@ impl Node {
                     post.deliver([Letter::CloseAll].into_iter());
                 }
             }
+            Effect::WriteConfig { id, values } => {
+                let node = self.clone();
+                // Not on this thread: a disk may take its time.
+                tokio::task::spawn_blocking(move || {
+                    let write = node.write_config.as_ref().ok_or("there is no configuration file".to_owned());
+                    let result = write.and_then(|write| write(&values));
+                    node.handle(Event::ConfigWritten { id, result });
+                });
+            }
             Effect::Exit { reason } => self.fail(reason),
             Effect::Notice(notice) => log(&notice),
             Effect::Release { .. } | Effect::Resume(_) | Effect::Push(_) | Effect::WakeLink(_) => {
@@ -286,6 +307,7 @@ fn is_order(effect: &Effect) -> bool {
         | Effect::CloseClient(_)
         | Effect::CloseIdle(_)
         | Effect::CloseClients
+        | Effect::WriteConfig { .. }
         | Effect::Exit { .. }
         | Effect::Notice(_) => true,
     }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::admin::Admin;
 use super::coordination::in_process::{InProcess, Seat};
 use super::coordination::{CoordError, Coordinator, Events};
-use super::node::Node;
+use super::node::{Node, WriteConfig};
 use super::post::Post;
 use super::{clock, links, pulse, runtime, timer};
 use crate::base::ids::{CopyId, HashKey};
@@ -65,6 +65,8 @@ pub struct Options {
     pub admin_listen: Option<SocketAddr>,
     /// Threads that serve clients, at least 1.
     pub threads: usize,
+    /// Writes into the configuration file, if there is one: [`KeeperConfig::config_file`].
+    pub write_config: Option<WriteConfig>,
 }
 
 impl Options {
@@ -81,6 +83,7 @@ impl Options {
             repl_advertise: None,
             admin_listen: None,
             threads: 1,
+            write_config: None,
         }
     }
 }
@@ -160,8 +163,17 @@ impl Server {
     /// # Errors
     /// A port is taken, or the system has no threads left; nothing is left running.
     pub fn start(options: Options) -> Result<Server, StartError> {
-        let Options { mut keeper, coordination, listen, advertise, repl_listen, repl_advertise, admin_listen, threads } =
-            options;
+        let Options {
+            mut keeper,
+            coordination,
+            listen,
+            advertise,
+            repl_listen,
+            repl_advertise,
+            admin_listen,
+            threads,
+            write_config,
+        } = options;
         let (clients, client_addr) = bind("listen", listen)?;
         let (nodes, repl_addr) = bind("replication.listen", repl_listen)?;
         let operators = admin_listen.map(|addr| bind("admin.listen", addr)).transpose()?;
@@ -185,7 +197,7 @@ impl Server {
                 (Post::new(sender), receiver)
             })
             .unzip();
-        let node = Arc::new(Node::new(id, keeper, pulse_cell, posts.into()));
+        let node = Arc::new(Node::new(id, keeper, pulse_cell, posts.into(), write_config));
         let mut server = Server { node, client_addr, repl_addr, admin: None, threads: Vec::new() };
 
         let (events, from_coordinator) = unbounded_channel();

@@ -579,6 +579,7 @@ impl World {
                         self.client_conns.iter().filter(|(_, cc)| cc.node == n).map(|(id, _)| *id).collect();
                     all.into_iter().for_each(|cc| self.close_client(cc));
                 }
+                Effect::WriteConfig { .. } => unreachable!("simulated nodes have no file"),
                 Effect::Exit { reason } => self.fail(format!("n{n} exits: {reason}")),
                 Effect::Notice(notice) => {
                     // That no leader is found for ten seconds may be so; that it ends is for the convergence check.

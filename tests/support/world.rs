@@ -42,6 +42,8 @@ pub struct Node {
     pub pushed: BTreeMap<ConnId, Output>,
     /// To be closed once idle.
     pub closing: Vec<ConnId>,
+    /// What CONFIG REWRITE wrote last.
+    pub written: Vec<(&'static str, String)>,
 }
 
 /// The other end of a link.
@@ -109,6 +111,8 @@ pub struct World {
     pub wall_ahead_ms: BTreeMap<usize, u64>,
     /// Why processes ended by themselves; a test that does not expect it fails.
     pub exits: Option<Vec<String>>,
+    /// Why no configuration file can be written.
+    pub unwritable: Option<String>,
     /// Changes a node's settings before it starts.
     pub tune: fn(usize, &mut KeeperConfig),
     /// Where each node's links lead to.
@@ -148,6 +152,7 @@ impl World {
             untold: BTreeMap::new(),
             wall_ahead_ms: BTreeMap::new(),
             exits: None,
+            unwritable: None,
             tune: |_, _| {},
             repl_addrs: vec![String::new(); n],
         }
@@ -202,6 +207,7 @@ impl World {
             resumed: Vec::new(),
             pushed: BTreeMap::new(),
             closing: Vec::new(),
+            written: Vec::new(),
         });
         self.perform(i, fx);
         if self.unserved.contains(&i) {
@@ -275,6 +281,11 @@ impl World {
                 Effect::CloseClient(conn) => _ = node.closed.insert(conn),
                 Effect::CloseIdle(conn) => node.closing.push(conn),
                 Effect::CloseClients => node.closed.extend(&node.conns),
+                Effect::WriteConfig { id, values } => {
+                    node.written = values;
+                    let result = self.unwritable.clone().map_or(Ok(()), Err);
+                    self.event(i, Event::ConfigWritten { id, result });
+                }
                 Effect::Exit { reason } => {
                     let exits = self.exits.as_mut().unwrap_or_else(|| panic!("n{i} exits: {reason}"));
                     exits.push(format!("n{i} {reason}"));
@@ -592,6 +603,11 @@ impl World {
             self.run(1);
         }
         request.out.to_vec()
+    }
+
+    /// What CONFIG REWRITE wrote last at that node.
+    pub fn written(&self, i: usize) -> &[(&'static str, String)] {
+        &self.nodes[i].as_ref().unwrap().written
     }
 
     /// What was published for a connection and came apart from replies.

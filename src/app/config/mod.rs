@@ -10,6 +10,7 @@
 //! Not here: what the settings do (their floors), and the bound addresses of ephemeral ports (known only after binding).
 
 mod layers;
+pub mod rewrite;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use layers::{ConfigError, ConfigErrors, Given, Source};
 use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
+use crate::keeper::{Eviction, MAX_MEMORY_MAX};
 use layers::{Key, Reader};
 
 /// Environment variable that holds `replication.secret`.
@@ -183,13 +185,6 @@ words!(
     WritesOnReplica {
         /// `-MOVED slot leader`, as in a Redis cluster.
         Moved = "moved",
-    }
-);
-words!(
-    /// What happens to a write when `memory.max_bytes` is reached.
-    Eviction {
-        /// It is refused with `-OOM`; reads and deletes go on.
-        NoEviction = "noeviction",
     }
 );
 words!(
@@ -626,7 +621,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         },
         admin_listen: address(reader, "admin.listen", 8081),
         memory: Memory {
-            max_bytes: Some(reader.bytes("memory.max_bytes", 0..=1 << 50, 0)).filter(|bytes| *bytes != 0),
+            max_bytes: Some(reader.bytes("memory.max_bytes", 0..=MAX_MEMORY_MAX, 0)).filter(|bytes| *bytes != 0),
             eviction: reader.choice(
                 "memory.eviction",
                 Eviction::WORDS,

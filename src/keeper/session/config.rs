@@ -1,43 +1,53 @@
-//! CONFIG GET: this node's parameters under the names that Redis clients ask for, and under those of our own file.
+//! CONFIG: GET, SET, RESETSTAT and REWRITE over the table in `parameters`.
 //!
-//! What Redis can do and this server does not is answered with the value that says so (`save` is empty, `appendonly` is `no`).
-//! Passwords and secrets are never shown. Not here: CONFIG SET; settings shared by the cluster are changed for all nodes at once.
+//! CONFIG SET changes this node alone, all that it names or nothing, as in Redis 7.2. Settings shared by the cluster are changed for all nodes
+//! at once, by DATAKEEPER SET-CONFIG. CONFIG REWRITE writes what CONFIG SET changed, and nothing else, into the file that the node was
+//! started with: the roof does that, and the connection waits for its answer.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX};
-use crate::cluster::config::TotalLoss;
-use crate::cluster::state::MinInSync;
-use crate::command::glob_matches;
-use crate::keeper::{Acks, Keeper, ReadMode};
+use crate::base::clock::{Boot, Now};
+use crate::base::limits::HOLD_MS;
+use crate::command::{CommandError, glob_matches};
+use crate::keeper::{Effect, Effects, Keeper, Notice, Settings};
 use crate::resp::{Args, Reply};
 
-use super::{Answer, Flow};
+use super::parameters::{PARAMETERS, Parameter, Set};
+use super::{Answer, Flow, Session};
 
-/// Parameters of Redis that never change here.
-const FIXED: &[(&str, &str)] = &[
-    ("appendonly", "no"),
-    ("cluster-enabled", "yes"),
-    ("cluster-require-full-coverage", "yes"),
-    ("databases", "1"),
-    ("latency-monitor-threshold", "0"),
-    ("maxmemory-policy", "noeviction"),
-    ("notify-keyspace-events", ""),
-    ("replica-read-only", "yes"),
-    ("replica-serve-stale-data", "yes"),
-    ("save", ""),
-    ("slave-read-only", "yes"),
-    ("slave-serve-stale-data", "yes"),
-    ("slowlog-log-slower-than", "-1"),
-    ("slowlog-max-len", "0"),
-    ("timeout", "0"),
-];
+/// How long CONFIG REWRITE waits for the file, ms.
+const PATIENCE_MS: u64 = 5 * HOLD_MS;
+
+/// What CONFIG SET changed, and the CONFIG REWRITEs that write it.
+#[derive(Debug, Default)]
+pub(in crate::keeper) struct Rewrite {
+    /// Paths in config.yml of what was set.
+    set: BTreeSet<&'static str>,
+    /// Number of the last one.
+    last: u64,
+    /// What came of those that somebody waits for; with `None`, nothing yet.
+    results: BTreeMap<u64, Option<Result<(), String>>>,
+}
 
 impl Keeper {
+    /// What CONFIG SET changes, as it is now.
+    #[inline]
+    pub(in crate::keeper) fn settings(&self) -> &Settings {
+        &self.config.settings
+    }
+
     pub(super) fn config_get(&self, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let patterns: Vec<Vec<u8>> = args.tail(2).iter().map(<[u8]>::to_ascii_lowercase).collect();
-        let mut found = self.parameters();
-        found.retain(|name, _| patterns.iter().any(|pattern| glob_matches(pattern, name.as_bytes())));
+        let asked = |name: &str| patterns.iter().any(|pattern| glob_matches(pattern, name.as_bytes()));
+        let mut found = BTreeMap::new();
+        for parameter in PARAMETERS {
+            for name in [Some(parameter.name), parameter.key].into_iter().flatten().filter(|name| asked(name)) {
+                found.insert(name, (parameter.get)(self));
+            }
+        }
+        let others = self.config.parameters.iter().filter(|(name, _)| asked(name));
+        found.extend(others.map(|(name, value)| (name.as_str(), value.clone())));
         reply.map(found.len());
         for (name, value) in found {
             reply.bulk(name.as_bytes());
@@ -46,61 +56,113 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    fn parameters(&self) -> BTreeMap<&str, String> {
-        let (config, shared) = (&self.config, &self.shared);
-        let mut all: BTreeMap<&str, String> = FIXED.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
-        all.extend([
-            ("maxclients", CLIENTS_MAX.to_string()),
-            ("maxmemory", config.max_memory.to_string()),
-            ("proto-max-bulk-len", BULK_BYTES_MAX.to_string()),
-            ("repl-backlog-size", config.backlog_bytes.to_string()),
-            ("node_name", config.node.to_string()),
-            ("cluster", config.cluster.clone()),
-            ("advertise", config.client_addr.clone()),
-            ("replication.advertise", config.repl_addr.clone()),
-            ("replication.acks", acks(config.acks).to_string()),
-            ("replication.read_mode", read_mode(config.read_mode).to_string()),
-            ("replication.min_in_sync", min_in_sync(shared.min_in_sync)),
-            ("replication.heartbeat_ms", shared.heartbeat_ms.to_string()),
-            ("replication.suspect_ms", shared.suspect_ms.to_string()),
-            ("replication.lease_ms", shared.lease_ms.to_string()),
-            ("replication.promise_ms", shared.promise_ms.to_string()),
-            ("replication.backlog_bytes", config.backlog_bytes.to_string()),
-            ("total_loss", total_loss(shared.total_loss).to_string()),
-        ]);
-        all.extend(config.parameters.iter().map(|(name, value)| (name.as_str(), value.clone())));
-        all
+    pub(super) fn config_set(&mut self, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        let pairs = args.tail(2);
+        if !pairs.len().is_multiple_of(2) {
+            return Err(CommandError::Syntax.to_string().into());
+        }
+        let mut named: Vec<(&Parameter, Cow<'_, str>)> = Vec::new();
+        for i in (0..pairs.len()).step_by(2) {
+            let (name, value) = (pairs.get(i), String::from_utf8_lossy(pairs.get(i + 1)));
+            let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.is_called(name)) else {
+                if self.config.parameters.iter().any(|(other, _)| name.eq_ignore_ascii_case(other.as_bytes())) {
+                    return Err(refused(name, IMMUTABLE));
+                }
+                let name = String::from_utf8_lossy(name);
+                return Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'").into());
+            };
+            match parameter.set {
+                Set::AtStart => return Err(refused(name, IMMUTABLE)),
+                Set::Shared => return Err(refused(name, SHARED)),
+                Set::Now(_) | Set::Fixed(_) => {}
+            }
+            if named.iter().any(|(other, _)| std::ptr::eq(*other, parameter)) {
+                return Err(refused(name, "duplicate parameter"));
+            }
+            named.push((parameter, value));
+        }
+        let mut settings = self.settings().clone();
+        for (parameter, value) in &named {
+            let set = match parameter.set {
+                Set::Now(set) => set(&mut settings, value),
+                Set::Fixed(why) => stays((parameter.get)(self), value, why),
+                Set::AtStart | Set::Shared => unreachable!("refused above"),
+            };
+            set.map_err(|why| refused(parameter.name.as_bytes(), &why))?;
+        }
+        self.config.settings = settings;
+        for (parameter, _) in named.iter().filter(|(parameter, _)| matches!(parameter.set, Set::Now(_))) {
+            self.rewrite.set.insert(parameter.path());
+            let text = format!("CONFIG SET: {} is now {:?}", parameter.name, (parameter.get)(self));
+            self.deferred.push(Notice::info(text));
+        }
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn config_resetstat(&mut self, now: Now, reply: &mut Reply<'_>) -> Answer {
+        self.stats.reset(now);
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn config_rewrite(&mut self, now: Now, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        if self.config.config_file.is_none() {
+            return Err("ERR The server is running without a config file".into());
+        }
+        let Some(id) = session.rewrite else {
+            self.rewrite.last += 1;
+            let id = self.rewrite.last;
+            let set = PARAMETERS.iter().filter(|parameter| self.rewrite.set.contains(parameter.path()));
+            let values = set.map(|parameter| (parameter.path(), (parameter.get)(self))).collect();
+            self.deferred.push(Effect::WriteConfig { id, values });
+            self.rewrite.results.insert(id, None);
+            session.rewrite = Some(id);
+            let until = now.boot.plus_ms(PATIENCE_MS);
+            session.wait_until = Some(until);
+            return Ok(Flow::Block { until });
+        };
+        let until = session.wait_until.unwrap_or(Boot(0));
+        let result = match self.rewrite.results.get_mut(&id).and_then(Option::take) {
+            None if now.boot < until => return Ok(Flow::Block { until }),
+            None => Err("no answer yet: it may still be written".to_string()),
+            Some(result) => result,
+        };
+        self.forget_rewrite(session);
+        result.map_err(|why| format!("ERR Rewriting config file: {why}"))?;
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn forget_rewrite(&mut self, session: &mut Session) {
+        if let Some(id) = session.rewrite.take() {
+            self.rewrite.results.remove(&id);
+        }
+    }
+
+    /// The configuration file was written, or was not.
+    pub(in crate::keeper) fn config_written(&mut self, id: u64, result: Result<(), String>, fx: &mut Effects) {
+        fx.push(match &result {
+            Ok(()) => Notice::info("CONFIG REWRITE: the configuration file has what was set"),
+            Err(why) => Notice::warn(format!("CONFIG REWRITE: {why}")),
+        });
+        if let Some(place) = self.rewrite.results.get_mut(&id) {
+            *place = Some(result);
+        }
+        self.resume_waiting(fx);
     }
 }
 
-/// As the configuration spells it.
-pub(super) fn acks(acks: Acks) -> &'static str {
-    match acks {
-        Acks::InSync => "in_sync",
-        Acks::Leader => "leader",
-    }
+const IMMUTABLE: &str = "can't set immutable config";
+const SHARED: &str = "the whole cluster has one value, which DATAKEEPER SET-CONFIG changes";
+
+fn refused(name: &[u8], why: &str) -> Cow<'static, str> {
+    let name = String::from_utf8_lossy(name);
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}").into()
 }
 
-/// As the configuration spells it.
-pub(super) fn read_mode(mode: ReadMode) -> &'static str {
-    match mode {
-        ReadMode::Lease => "lease",
-        ReadMode::Confirm => "confirm",
-        ReadMode::Local => "local",
-    }
-}
-
-/// As the configuration spells it.
-pub(super) fn min_in_sync(min: MinInSync) -> String {
-    match min {
-        MinInSync::Auto => "auto".to_string(),
-        MinInSync::Count(n) => n.to_string(),
-    }
-}
-
-fn total_loss(policy: TotalLoss) -> &'static str {
-    match policy {
-        TotalLoss::StartEmpty => "start_empty",
-        TotalLoss::Halt => "halt",
-    }
+/// Takes no value but the present one.
+fn stays(is: String, value: &str, why: &str) -> Result<(), Cow<'static, str>> {
+    if value.eq_ignore_ascii_case(&is) { Ok(()) } else { Err(format!("argument must be '{is}': {why}").into()) }
 }

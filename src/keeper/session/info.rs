@@ -16,7 +16,7 @@ use crate::resp::{Args, Reply};
 
 use super::connection::REDIS_VERSION;
 use super::view::hex_id;
-use super::{Answer, Flow, config};
+use super::{Answer, Flow, parameters};
 
 /// What writes the fields of a section.
 type Section = fn(&Keeper, Now, &mut Fields);
@@ -96,6 +96,7 @@ impl Keeper {
         fields.put("server_time_usec", now.wall.0 * 1_000);
         fields.put("uptime_in_seconds", up_s);
         fields.put("uptime_in_days", up_s / 86_400);
+        fields.put("config_file", self.config.config_file.as_deref().unwrap_or(""));
     }
 
     fn info_clients(&self, _now: Now, fields: &mut Fields) {
@@ -110,8 +111,8 @@ impl Keeper {
 
     fn info_memory(&self, _now: Now, fields: &mut Fields) {
         fields.put_bytes("used_memory", self.store.used_memory());
-        fields.put_bytes("maxmemory", self.config.max_memory);
-        fields.put("maxmemory_policy", "noeviction");
+        fields.put_bytes("maxmemory", self.settings().max_memory as usize);
+        fields.put("maxmemory_policy", self.settings().eviction.as_str());
         fields.put("mem_replication_backlog", self.log.bytes());
     }
 
@@ -126,7 +127,7 @@ impl Keeper {
     }
 
     fn info_stats(&self, _now: Now, fields: &mut Fields) {
-        fields.put("total_connections_received", self.sessions.accepted);
+        fields.put("total_connections_received", self.stats.connections);
         fields.put("total_commands_processed", self.stats.commands);
         fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
         fields.put("expired_keys", self.stats.expired_keys);
@@ -210,11 +211,11 @@ impl Keeper {
         fields.put("in_sync", in_sync.join(","));
         fields.put("in_sync_size", in_sync.len());
         fields.put("in_sync_peak", status.peak_in_sync);
-        fields.put("min_in_sync", config::min_in_sync(status.min_in_sync));
+        fields.put("min_in_sync", parameters::min_in_sync(status.min_in_sync));
         fields.put("min_in_sync_effective", status.min_in_sync_effective);
         fields.put("enough_in_sync", u8::from(writable));
-        fields.put("acks", config::acks(self.config.acks));
-        fields.put("read_mode", config::read_mode(self.config.read_mode));
+        fields.put("acks", parameters::acks(self.config.acks));
+        fields.put("read_mode", parameters::read_mode(self.config.read_mode));
         if self.role == Role::Leader {
             fields.put("lease_held", u8::from(self.holds_lease(now)));
         }

@@ -33,7 +33,7 @@ impl Keeper {
     }
 
     pub(super) fn memory_doctor(&self, reply: &mut Reply<'_>) -> Answer {
-        let (data, backlog, limit) = (self.store.used_memory(), self.log.bytes(), self.config.max_memory);
+        let (data, backlog, limit) = (self.store.used_memory(), self.log.bytes(), self.settings().max_memory as usize);
         let mut findings = Vec::new();
         if limit > 0 && data / FULL_PERCENT >= limit / 100 {
             findings.push(format!("The data takes {data} of at most {limit} bytes (memory.max_bytes)."));

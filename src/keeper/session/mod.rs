@@ -1,7 +1,7 @@
 //! Sessions: what the Keeper knows of each client connection, and the commands that need one.
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
-//! The commands are in one file per family: `admin`, `clients`, `connection`, `cluster`, `config`, `handover`, `info` (with ROLE and the
+//! The commands are in one file per family: `admin`, `clients`, `connection`, `cluster`, `config` (its table is in `parameters`), `handover`, `info` (with ROLE and the
 //! status), `memory` and `wait`;
 //! MULTI and its kin are in `keeper/transaction`, SUBSCRIBE and its kin in `keeper/pubsub`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
@@ -16,6 +16,7 @@ mod connection;
 mod handover;
 mod info;
 mod memory;
+mod parameters;
 mod view;
 mod wait;
 
@@ -35,6 +36,8 @@ use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
 pub(super) use clients::Pause;
+pub(super) use config::Rewrite;
+pub use parameters::{MAX_MEMORY_MAX, paths_set_now};
 pub(super) use view::host_and_port;
 
 /// One client connection.
@@ -78,6 +81,8 @@ pub(super) struct Session {
     pub reads_asked: Option<Boot>,
     /// The operator's change that its command waits for.
     pub change: Option<ChangeId>,
+    /// The CONFIG REWRITE that its command waits for.
+    pub rewrite: Option<u64>,
     /// What a command remembers that runs in slices.
     pub slice: SliceState,
     /// What was queued since MULTI.
@@ -200,6 +205,7 @@ impl Keeper {
             return false;
         }
         self.sessions.accepted += 1;
+        self.stats.connections += 1;
         let session = Session {
             id: self.sessions.accepted,
             addr,
@@ -220,6 +226,7 @@ impl Keeper {
             wait_until: None,
             reads_asked: None,
             change: None,
+            rewrite: None,
             slice: SliceState::default(),
             transaction: None,
             watches: Watches::default(),
@@ -236,6 +243,7 @@ impl Keeper {
         if let Some(mut session) = self.sessions.map.remove(&conn) {
             self.end_transaction(&mut session);
             self.unsubscribe_all(conn, &mut session);
+            self.forget_rewrite(&mut session);
         }
         self.waiting.remove(&conn);
         self.blocked.remove(&conn);
@@ -305,6 +313,9 @@ impl Keeper {
             SessionCommand::ClusterShards => self.cluster_shards(now, &mut reply),
             SessionCommand::ClusterSlots => self.cluster_slots(now, &mut reply),
             SessionCommand::ConfigGet => self.config_get(args, &mut reply),
+            SessionCommand::ConfigResetStat => self.config_resetstat(now, &mut reply),
+            SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
+            SessionCommand::ConfigSet => self.config_set(args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
             SessionCommand::MemoryDoctor => self.memory_doctor(&mut reply),
             SessionCommand::MemoryStats => self.memory_stats(&mut reply),

@@ -1,0 +1,239 @@
+//! The table behind CONFIG: every parameter under Redis's name and under that of our own file, how it is read and how it is set.
+//!
+//! What Redis can do and this server does not is a row, too, with the value that says so (`save` is empty, `appendonly` is `no`): setting it
+//! to that is answered OK, setting it to anything else is refused. Passwords and secrets have no row.
+//!
+//! A new parameter that CONFIG SET changes is a field of [`Settings`], a key of config.yml and a row here.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
+use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX};
+use crate::cluster::config::TotalLoss;
+use crate::cluster::state::MinInSync;
+use crate::command::integer;
+use crate::keeper::{Acks, Eviction, Keeper, ReadMode, Settings};
+
+/// Why a value is refused, as CONFIG SET's error ends.
+pub(super) type Wrong = Cow<'static, str>;
+
+/// One parameter.
+pub(super) struct Parameter {
+    /// Redis's name; ours where Redis has none, which then is the path in config.yml.
+    pub name: &'static str,
+    /// Its path in config.yml, if that is another.
+    pub key: Option<&'static str>,
+    /// Its value, as CONFIG GET shows it and CONFIG SET takes it.
+    pub get: fn(&Keeper) -> String,
+    /// What CONFIG SET does.
+    pub set: Set,
+}
+
+/// What CONFIG SET does with a parameter.
+#[derive(Clone, Copy)]
+pub(super) enum Set {
+    /// Changes it; CONFIG REWRITE writes it.
+    Now(fn(&mut Settings, &str) -> Result<(), Wrong>),
+    /// Takes the value that it has, and refuses any other: this is why.
+    Fixed(&'static str),
+    /// Refuses: it is read at the start.
+    AtStart,
+    /// Refuses: one value for the whole cluster.
+    Shared,
+}
+
+impl Parameter {
+    const fn new(name: &'static str, get: fn(&Keeper) -> String, set: Set) -> Parameter {
+        Parameter { name, key: None, get, set }
+    }
+
+    const fn key(self, key: &'static str) -> Parameter {
+        Parameter { key: Some(key), ..self }
+    }
+
+    /// Its path in config.yml, if it may stand there.
+    pub(super) fn path(&self) -> &'static str {
+        self.key.unwrap_or(self.name)
+    }
+
+    /// Whether it is called that, in any case.
+    pub(super) fn is_called(&self, name: &[u8]) -> bool {
+        name.eq_ignore_ascii_case(self.name.as_bytes())
+            || self.key.is_some_and(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+    }
+}
+
+const NO_FILES: &str = "nothing is written to files here";
+const NO_TIMEOUT: &str = "idle clients are not closed here";
+const MOVED: &str = "replicas redirect writes, and serve no data that is not theirs for certain";
+const NOT_YET: &str = "this is not in this release";
+
+use Set::{AtStart, Fixed, Now, Shared};
+
+/// All of them but those that the shell and the roof add ([`crate::keeper::KeeperConfig::parameters`]).
+pub(super) const PARAMETERS: &[Parameter] = &[
+    Parameter::new(
+        "maxmemory",
+        |k| k.settings().max_memory.to_string(),
+        Now(|settings, value| {
+            settings.max_memory = memory(value, 0..=MAX_MEMORY_MAX)?;
+            Ok(())
+        }),
+    )
+    .key("memory.max_bytes"),
+    Parameter::new(
+        "maxmemory-policy",
+        |k| k.settings().eviction.as_str().into(),
+        Now(|settings, value| {
+            settings.eviction = word(value, Eviction::WORDS)?;
+            Ok(())
+        }),
+    )
+    .key("memory.eviction"),
+    Parameter::new("appendonly", |_| "no".into(), Fixed(NO_FILES)),
+    Parameter::new("save", |_| String::new(), Fixed(NO_FILES)),
+    Parameter::new("timeout", |_| "0".into(), Fixed(NO_TIMEOUT)),
+    Parameter::new("latency-monitor-threshold", |_| "0".into(), Fixed(NOT_YET)),
+    Parameter::new("notify-keyspace-events", |_| String::new(), Fixed(NOT_YET)),
+    Parameter::new("slowlog-log-slower-than", |_| "-1".into(), Fixed(NOT_YET)),
+    Parameter::new("slowlog-max-len", |_| "0".into(), Fixed(NOT_YET)),
+    Parameter::new("replica-read-only", |_| "yes".into(), Fixed(MOVED)),
+    Parameter::new("replica-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
+    Parameter::new("slave-read-only", |_| "yes".into(), Fixed(MOVED)),
+    Parameter::new("slave-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
+    Parameter::new("cluster-require-full-coverage", |_| "yes".into(), Fixed("one group has all slots")),
+    Parameter::new("cluster-enabled", |_| "yes".into(), AtStart),
+    Parameter::new("databases", |_| "1".into(), AtStart),
+    Parameter::new("maxclients", |_| CLIENTS_MAX.to_string(), AtStart),
+    Parameter::new("proto-max-bulk-len", |_| BULK_BYTES_MAX.to_string(), AtStart),
+    Parameter::new("repl-backlog-size", |k| k.config.backlog_bytes.to_string(), AtStart)
+        .key("replication.backlog_bytes"),
+    Parameter::new("node_name", |k| k.config.node.to_string(), AtStart),
+    Parameter::new("cluster", |k| k.config.cluster.clone(), AtStart),
+    Parameter::new("advertise", |k| k.config.client_addr.clone(), AtStart),
+    Parameter::new("replication.advertise", |k| k.config.repl_addr.clone(), AtStart),
+    Parameter::new("replication.acks", |k| acks(k.config.acks).into(), AtStart),
+    Parameter::new("replication.read_mode", |k| read_mode(k.config.read_mode).into(), AtStart),
+    Parameter::new("replication.min_in_sync", |k| min_in_sync(k.shared.min_in_sync), Shared),
+    Parameter::new("replication.heartbeat_ms", |k| k.shared.heartbeat_ms.to_string(), Shared),
+    Parameter::new("replication.suspect_ms", |k| k.shared.suspect_ms.to_string(), Shared),
+    Parameter::new("replication.lease_ms", |k| k.shared.lease_ms.to_string(), Shared),
+    Parameter::new("replication.promise_ms", |k| k.shared.promise_ms.to_string(), Shared),
+    Parameter::new("total_loss", |k| total_loss(k.shared.total_loss).into(), Shared),
+];
+
+/// Paths in config.yml of what CONFIG SET changes.
+pub fn paths_set_now() -> impl Iterator<Item = &'static str> {
+    PARAMETERS.iter().filter(|p| matches!(p.set, Now(_))).map(Parameter::path)
+}
+
+/// Largest limit of memory, in bytes, as config.yml has it.
+pub const MAX_MEMORY_MAX: u64 = 1 << 50;
+
+/// A number within a range.
+#[cfg_attr(not(test), allow(dead_code))] // for the first parameter that is one
+pub(super) fn number(value: &str, range: RangeInclusive<i64>) -> Result<i64, Wrong> {
+    let number = integer(value.as_bytes()).map_err(|_| "argument couldn't be parsed into an integer")?;
+    if range.contains(&number) { Ok(number) } else { Err(out_of(range.start(), range.end())) }
+}
+
+/// Bytes within a range, plain or with a unit of Redis: `k` and `kb` are 1000 and 1024, and so on; a fraction is none.
+pub(super) fn memory(value: &str, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
+    const WRONG: &str = "argument must be a memory value";
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at(digits);
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" => 1_000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return Err(WRONG.into()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or(WRONG)?;
+    if range.contains(&bytes) { Ok(bytes) } else { Err(out_of(range.start(), range.end())) }
+}
+
+/// One of several words, in any case.
+pub(super) fn word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let offered = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        format!("argument(s) must be one of the following: {offered}").into()
+    })
+}
+
+fn out_of(first: impl std::fmt::Display, last: impl std::fmt::Display) -> Wrong {
+    format!("argument must be between {first} and {last} inclusive").into()
+}
+
+/// As the configuration spells it.
+pub(super) fn acks(acks: Acks) -> &'static str {
+    match acks {
+        Acks::InSync => "in_sync",
+        Acks::Leader => "leader",
+    }
+}
+
+/// As the configuration spells it.
+pub(super) fn read_mode(mode: ReadMode) -> &'static str {
+    match mode {
+        ReadMode::Lease => "lease",
+        ReadMode::Confirm => "confirm",
+        ReadMode::Local => "local",
+    }
+}
+
+/// As the configuration spells it.
+pub(super) fn min_in_sync(min: MinInSync) -> String {
+    match min {
+        MinInSync::Auto => "auto".to_string(),
+        MinInSync::Count(n) => n.to_string(),
+    }
+}
+
+fn total_loss(policy: TotalLoss) -> &'static str {
+    match policy {
+        TotalLoss::StartEmpty => "start_empty",
+        TotalLoss::Halt => "halt",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_parameters_have_the_same_name() {
+        let mut names: Vec<&str> = PARAMETERS.iter().flat_map(|p| [Some(p.name), p.key]).flatten().collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn bytes_have_the_units_of_redis() {
+        for (text, bytes) in
+            [("0", 0), ("17b", 17), ("1k", 1_000), ("1KB", 1_024), ("100mb", 100 << 20), ("2Gb", 2 << 30)]
+        {
+            assert_eq!(memory(text, 0..=u64::MAX), Ok(bytes), "{text}");
+        }
+        for text in ["", "mb", "-1", "1.5gb", "1 gb", "1tb", "99999999999999999999"] {
+            assert_eq!(memory(text, 0..=u64::MAX), Err("argument must be a memory value".into()), "{text}");
+        }
+        assert_eq!(memory("3", 0..=2), Err("argument must be between 0 and 2 inclusive".into()));
+    }
+
+    #[test]
+    fn numbers_and_words_say_what_would_do() {
+        assert_eq!(number("-1", -1..=5), Ok(-1));
+        assert_eq!(number("6", -1..=5), Err("argument must be between -1 and 5 inclusive".into()));
+        assert_eq!(number("x", -1..=5), Err("argument couldn't be parsed into an integer".into()));
+        let words = &[("one", 1), ("two", 2)];
+        assert_eq!(word("TWO", words), Ok(2));
+        assert_eq!(word("", words), Err("argument(s) must be one of the following: one, two".into()));
+    }
+}
