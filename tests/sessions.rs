@@ -257,6 +257,30 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
+/// ioredis asks for INFO when it has connected, and comes back a second later if it hears that the data is being loaded.
+#[test]
+fn nobody_loads_while_the_leadership_is_handed_over() {
+    let mut world = world(3, realistic);
+    let resigning = world.connect(0);
+    world.ask_on(0, resigning, &["DATAKEEPER", "HANDOVER", "TO", "n1"]);
+    // So that its successor has to wait before it serves.
+    world.cut_off.insert(2);
+    let mut seen = BTreeMap::new();
+    for _ in 0..2_000 {
+        for i in [0, 1] {
+            let info = world.ask(i, &["INFO", "persistence"]);
+            seen.insert(format!("{:?}", world.role(i)), field(&info, "loading").map(str::to_string));
+        }
+        if world.role(1) == Role::Leader {
+            break;
+        }
+        world.run(1);
+    }
+    let roles: Vec<&str> = seen.keys().map(String::as_str).collect();
+    assert!(roles.contains(&"Leading") && roles.contains(&"Resigning"), "what was to be seen: {seen:?}");
+    assert!(seen.values().all(|loading| loading.as_deref() == Some("0")), "{seen:?}");
+}
+
 #[test]
 fn wait_is_answered_by_the_acknowledgement_that_was_missing_and_not_before() {
     let mut world = world(3, acks_leader);

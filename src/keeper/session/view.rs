@@ -71,11 +71,12 @@ impl Keeper {
         self.role == Role::Leader && self.holds_lease(now)
     }
 
-    /// Whether the data is not there (yet): commands are answered with LOADING, or wait.
+    /// Whether the data is not there (yet). Who is just becoming leader, or handing over, has it: a client that is told otherwise stays away for a
+    /// second, and commands wait for less.
     pub(super) fn is_loading(&self) -> bool {
         match self.role {
-            Role::Leader => false,
-            Role::Starting | Role::Leading | Role::Resigning | Role::SteppingDown => true,
+            Role::Leader | Role::Leading | Role::Resigning => false,
+            Role::Starting | Role::SteppingDown => true,
             Role::Joining | Role::Syncing | Role::Replica | Role::Candidate | Role::Halted => !self.follower_may_read(),
         }
     }

@@ -1,0 +1,226 @@
+//! Real client libraries against three real nodes: they try everything once, then write while the leader is killed, comes back, hands over and
+//! is stopped; then they try everything again and read back all that was acknowledged.
+//!
+//! Each is used as its documentation says, with its defaults. During a fault it may be told errors, as with any Redis; never may an
+//! acknowledged write be lost, a reply be wrong, or a client be without an acknowledged write for more than [`RECOVERY_MAX`]. All of them write
+//! at the same time, through the same faults. `python`, `node`, `rust` and `c` hold one program per library, `scripts/install-clients`
+//! installs what they need, and README's table of tested clients is compared with what was run.
+
+mod cli;
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use program::{Habits, Library, Program, Runner, Way};
+use support::client::bulk;
+use support::cluster::{Cluster, PATIENCE, status_of};
+use support::eventually;
+
+const BOTH: &[Way] = &[Way::Plain, Way::Cluster];
+
+/// What is tried. Directories are those of `scripts/install-clients`.
+const LIBRARIES: &[Library] = &[
+    library("redis-py-newest", Runner::Python("redis-py-newest"), &["python/redis_py.py", "sync"]),
+    library("redis-py-newest", Runner::Python("redis-py-newest"), &["python/redis_py.py", "asyncio"]),
+    library("redis-py-older", Runner::Python("redis-py-older"), &["python/redis_py.py", "sync"]),
+    library("redis-py-older", Runner::Python("redis-py-older"), &["python/redis_py.py", "asyncio"]),
+    library("node-redis-newest", Runner::Node("node-newest"), &["node/node_redis.js"]),
+    Library {
+        habits: Habits { waits_for_node: true, tells_redirects: false },
+        ..library("node-redis-older", Runner::Node("node-older"), &["node/node_redis.js"])
+    },
+    library("ioredis-newest", Runner::Node("node-newest"), &["node/ioredis.js"]),
+    library("ioredis-older", Runner::Node("node-older"), &["node/ioredis.js"]),
+    Library {
+        habits: Habits { waits_for_node: true, tells_redirects: true },
+        ..library("redis-rs", Runner::Executable("redis_rs"), &["rust/src/bin/redis_rs.rs", "blocking"])
+    },
+    Library {
+        habits: Habits { waits_for_node: false, tells_redirects: true },
+        ..library("redis-rs", Runner::Executable("redis_rs"), &["rust/src/bin/redis_rs.rs", "async"])
+    },
+    library("fred", Runner::Executable("fred"), &["rust/src/bin/fred.rs"]),
+    Library { ways: &[Way::Plain], ..library("hiredis", Runner::Executable("hiredis"), &["c/hiredis.c"]) },
+];
+
+const fn library(name: &'static str, runner: Runner, program: &'static [&'static str]) -> Library {
+    Library { name, runner, program, ways: BOTH, habits: Habits { waits_for_node: false, tells_redirects: false } }
+}
+
+/// Longest time until a client writes again: after a failover or handover; for plain clients, which wait for their node, after its restart.
+const RECOVERY_MAX: Duration = Duration::from_secs(10);
+/// So many interpreters start at once.
+const START_MAX: Duration = Duration::from_secs(120);
+/// Acknowledged rounds that show that a client writes.
+const ROUNDS: usize = 20;
+
+/// All clients, what was wrong so far, and how long their pauses were.
+struct Story {
+    programs: Vec<Program>,
+    problems: Vec<String>,
+    table: Vec<String>,
+}
+
+impl Story {
+    fn start(nodes: &[SocketAddr]) -> Story {
+        let start = |library: &Library| -> Vec<Program> {
+            library.ways.iter().map(|way| Program::start(library, *way, nodes)).collect()
+        };
+        let programs: Vec<Program> = LIBRARIES.iter().flat_map(start).collect();
+        let mut story = Story {
+            table: programs.iter().map(|p| format!("{:<34}", p.name)).collect(),
+            programs,
+            problems: Vec::new(),
+        };
+        story.wait("start", START_MAX, |_: &Program| true, |program| program.said().ready);
+        story
+    }
+
+    /// Waits until all clients of a kind have got somewhere; notes those that have not, or have ended.
+    fn wait(&mut self, what: &str, patience: Duration, of: fn(&Program) -> bool, is_so: impl Fn(&Program) -> bool) {
+        let deadline = Instant::now() + patience;
+        let mut waiting: Vec<&mut Program> = self.programs.iter_mut().filter(|program| of(program)).collect();
+        let mut ended = Vec::new();
+        while !waiting.is_empty() && Instant::now() < deadline {
+            waiting.retain_mut(|program| {
+                if is_so(program) {
+                    return false;
+                }
+                // It may have said it just before it ended.
+                let code = program.ended().filter(|_| !is_so(program));
+                ended.extend(code.map(|code| format!("{}: {what}: ended with {code}", program.name)));
+                code.is_none()
+            });
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        let late = waiting
+            .iter()
+            .map(|p| format!("{}: {what}: not within {patience:?}; last error: {:?}", p.name, p.said().errors.last()));
+        let late: Vec<String> = late.collect();
+        self.problems.extend(late.into_iter().chain(ended));
+    }
+
+    /// Waits until clients of a kind have written anew.
+    fn wait_for_writes(&mut self, what: &str, patience: Duration, of: fn(&Program) -> bool) {
+        let before: Vec<(String, usize)> =
+            self.programs.iter().map(|p| (p.name.clone(), p.said().acked.len())).collect();
+        let more = |program: &Program| {
+            let before = before.iter().find(|(name, _)| *name == program.name).expect("the same programs").1;
+            program.said().acked.len() >= before + ROUNDS
+        };
+        self.wait(what, patience, of, more);
+    }
+
+    /// Adds a column to the table: pause and errors since the last one. In an orderly change there are no errors for those who are told nothing.
+    fn column(&mut self, what: &str, orderly: bool) {
+        for (program, row) in self.programs.iter().zip(&mut self.table) {
+            let mut said = program.said();
+            let (pause, errors) = (std::mem::take(&mut said.pause), std::mem::take(&mut said.errors));
+            let stale = std::mem::take(&mut said.stale).len();
+            write!(row, " | {:>5} ms, {:>2} errors, {stale} stale", pause.as_millis(), errors.len()).expect("memory");
+            if let Some(error) = errors.first() {
+                println!("    {}: {what}: {error:.120}", program.name);
+                if orderly && program.is_told_nothing() {
+                    self.problems.push(format!("{}: {what}: {errors:?}", program.name));
+                }
+            }
+        }
+    }
+
+    /// Lets all clients try everything again and read back what was acknowledged; looks for it with other eyes, too.
+    fn finish(&mut self, leader: &mut support::client::Client) {
+        self.programs.iter_mut().for_each(Program::finish);
+        self.wait("the end", START_MAX, |_: &Program| true, |program| program.said().verified.is_some());
+        for program in &self.programs {
+            let said = program.said();
+            if said.verified.is_some_and(|verified| verified != said.acked.len()) {
+                self.problems.push(format!("{}: verified {:?} of {}", program.name, said.verified, said.acked.len()));
+            }
+            let lines: Vec<String> =
+                said.wrong.iter().take(20).map(|line| format!("{}: {line}", program.name)).collect();
+            self.problems.extend(lines);
+            if !is_in_readme(&said.library) {
+                self.problems
+                    .push(format!("{}: README's table of clients does not name {}", program.name, said.library));
+            }
+            let keys = said.acked.iter().flat_map(|n| keys(&program.name, *n).into_iter().map(move |key| (key, *n)));
+            let keys: Vec<(String, u64)> = keys.collect();
+            let requests: Vec<Vec<&str>> = keys.iter().map(|(key, _)| vec!["GET", key]).collect();
+            for ((key, n), found) in keys.iter().zip(leader.pipeline(&requests)) {
+                if found != bulk(&n.to_string()) {
+                    self.problems.push(format!("{}: {key} was acknowledged, and is {found:?}", program.name));
+                }
+            }
+        }
+    }
+}
+
+/// Whether README says that this library was tried in this version. Debian says which hiredis there is.
+fn is_in_readme(library: &str) -> bool {
+    let Some((name, version)) = library.split_once(' ') else { return false };
+    let row = include_str!("../../README.md").lines().find(|line| line.starts_with(&format!("| {name} |")));
+    row.is_some_and(|row| name == "hiredis" || row.contains(version))
+}
+
+/// The keys of a round, as `python/story.py` has them.
+fn keys(name: &str, n: u64) -> Vec<String> {
+    let parts = if n % 5 < 2 { 2 } else { 1 };
+    (0..parts).map(|part| format!("{{{name}}}:{n}:{part}")).collect()
+}
+
+/// Waits until another node than `former` leads.
+fn wait_for_successor(nodes: &[SocketAddr], former: usize) {
+    eventually(PATIENCE, "another node leads", || {
+        let leads = |i: &usize| status_of(nodes[*i]).is_ok_and(|status| status.role == "leader");
+        if (0..nodes.len()).filter(|i| *i != former).any(|i| leads(&i)) { Ok(()) } else { Err("nobody yet") }
+    });
+}
+
+#[test]
+#[ignore = "needs what scripts/install-clients installs; scripts/test clients runs it"]
+fn client_libraries_go_through_a_killed_leader_a_handover_and_a_stop() {
+    let Some(mut cluster) = Cluster::start(&[]) else { return };
+    let (leader, _) = cluster.wait_until_whole();
+    let mut nodes = cluster.addrs();
+    nodes.rotate_left(leader);
+    let everybody = |_: &Program| true;
+
+    cli::tour(&cluster);
+    let mut story = Story::start(&nodes);
+    story.wait_for_writes("calm", RECOVERY_MAX, everybody);
+    story.column("calm", true);
+
+    for killed in [true, false] {
+        let (leader, _) = cluster.wait_until_whole();
+        let what = if killed { "leader killed" } else { "leader stopped" };
+        if killed {
+            cluster.nodes[leader].process.kill();
+        } else {
+            assert!(cluster.nodes[leader].process.terminate().success(), "exit code of a node that was stopped");
+        }
+        let struck = Instant::now();
+        wait_for_successor(&cluster.addrs(), leader);
+        story.wait_for_writes(what, RECOVERY_MAX.saturating_sub(struck.elapsed()), Program::finds_leader);
+        cluster.nodes[leader].process.start();
+        story.wait_for_writes(&format!("{what}, and back"), RECOVERY_MAX, everybody);
+        story.column(what, !killed);
+        cli::tour(&cluster);
+        if killed {
+            let (leader, _) = cluster.wait_until_whole();
+            assert!(cluster.nodes[leader].client().call("DATAKEEPER HANDOVER").is_ok());
+            wait_for_successor(&cluster.addrs(), leader);
+            story.wait_for_writes("handover", RECOVERY_MAX, everybody);
+            story.column("handover", true);
+        }
+    }
+
+    let (leader, _) = cluster.wait_until_whole();
+    story.finish(&mut cluster.nodes[leader].client());
+    story.table.iter().for_each(|row| println!("{row}"));
+    assert!(story.problems.is_empty(), "\n{}", story.problems.join("\n"));
+    cluster.finish(&[]);
+}
