@@ -14,6 +14,7 @@
 //! > CLIENT SETNAME "x"  a command
 //! +OK                   its reply: a line per CRLF; a line end of another kind is shown as `\n` and ends the line, too
 //! closed                the connection ends after the reply
+//! @slow 12              from here on, a command or a run of quick ones takes so many ms
 //! @pushed               what was published for this connection since it was last asked
 //! ```
 //! Time and seeds are fixed, so that every byte is. `BLESS=1 cargo test --test sessions` writes what it saw into the files;
@@ -29,7 +30,7 @@ use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::role::Role;
 use datakeeper::cluster::status::Status;
 use datakeeper::keeper::{Acks, KeeperConfig, Next};
-use support::world::World;
+use support::world::{SLOWNESS, World};
 
 /// Addresses as a real cluster has them; n2 shows an IPv6 address, n3 a host name.
 fn realistic(i: usize, config: &mut KeeperConfig) {
@@ -164,6 +165,7 @@ fn replay(script: &str) -> String {
         match *words(line) {
             ["//", ..] => {}
             ["@password"] => world.tune = with_password,
+            ["@slow", ms] => SLOWNESS.set(ms.parse::<u64>().expect("@slow ms") * 1_000_000),
             ["@joiner"] => world.tune = joiner,
             ["@founder"] => world.tune = realistic,
             ["@start", name] => world.start(node(name)),
@@ -234,6 +236,7 @@ transcripts!(
     info,
     operators,
     pubsub,
+    slow,
     transaction,
     wait
 );

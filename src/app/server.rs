@@ -140,7 +140,13 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     };
     keeper.secret = bytes(&config.replication.secret);
     keeper.password = bytes(&config.password);
-    keeper.settings = Settings { max_memory: config.memory.max_bytes.unwrap_or(0), eviction: config.memory.eviction };
+    keeper.settings = Settings {
+        max_memory: config.memory.max_bytes.unwrap_or(0),
+        eviction: config.memory.eviction,
+        slower_than_us: config.slow.slower_than_us,
+        slowlog_max_len: config.slow.slowlog_max_len,
+        latency_threshold_ms: config.slow.latency_threshold_ms,
+    };
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),
         ("loglevel".to_owned(), config.log.level.as_str().to_owned()),

@@ -49,6 +49,12 @@ pub const HOLD_MS: u64 = 1_000;
 pub const CLIENTS_MAX: usize = 10_000;
 /// Reply bytes that may wait for one client before the node stops reading its commands.
 pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
+/// Commands that the slow log may be told to keep.
+pub const SLOWLOG_LEN_MAX: usize = 1 << 20;
+/// Arguments of a command that the slow log keeps: Redis's `SLOWLOG_ENTRY_MAX_ARGC`. The last says how many more there were.
+pub const SLOW_ARGS_MAX: usize = 32;
+/// Bytes of an argument that it keeps: Redis's `SLOWLOG_ENTRY_MAX_STRING`.
+pub const SLOW_ARG_BYTES_MAX: usize = 128;
 /// Published bytes that may wait for one subscriber before it is closed: Redis's `client-output-buffer-limit pubsub 32mb 8mb 60`.
 pub const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// The same, if so many wait for [`PUSHED_SLOW_MS`].

@@ -18,6 +18,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("del", -2, del)
         .args("key [key ...]")
         .flags(&[Write])
+        .quick()
         .keys(Keys::all(1, KeyUse::Remove))
         .tips(SUMMED)
         .doc(Group::Generic, "1.0.0", "Deletes one or more keys."),

@@ -12,6 +12,7 @@
 
 mod bits;
 mod context;
+mod diagnose;
 mod dump;
 mod error;
 mod expiry;
@@ -36,4 +37,4 @@ pub use glob::glob_matches;
 pub use number::{Decimal, integer};
 pub use session::SessionCommand;
 pub use spec::{Categories, Category, CommandSpec, DataFn, Exec, Flag, Flags, Group, KeyUse, Keys, Work};
-pub use table::{KeyIter, all, find, keys_of, resolve, slot};
+pub use table::{KeyIter, ROW_COUNT, all, find, find_spec, keys_of, resolve, slot};

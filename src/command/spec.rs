@@ -42,6 +42,10 @@ pub struct CommandSpec {
     pub exec: Exec,
     /// Subcommands of a container, else empty.
     pub subs: &'static [CommandSpec],
+    /// Number of the row, for whoever keeps something per command; the table counts them.
+    pub row: u16,
+    /// Whether a call with few arguments takes so little time that its neighbours' time tells it: flag `fast`, or `quick` in the row.
+    pub quick: bool,
 }
 
 /// Who executes a command.
@@ -407,7 +411,16 @@ impl CommandSpec {
             tips: &[],
             exec,
             subs: &[],
+            row: 0,
+            quick: false,
         }
+    }
+
+    /// The row as the table has it.
+    pub(super) const fn numbered(mut self, row: usize) -> CommandSpec {
+        self.row = row as u16;
+        self.quick = (self.quick || self.flags.has(Flag::Fast)) && matches!(self.work, Work::Constant);
+        self
     }
 
     /// Begins the row of a data command.
@@ -437,6 +450,11 @@ impl CommandSpec {
 
     pub(super) const fn keys(mut self, keys: Keys) -> CommandSpec {
         self.keys = keys;
+        self
+    }
+
+    pub(super) const fn quick(mut self) -> CommandSpec {
+        self.quick = true;
         self
     }
 

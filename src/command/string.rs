@@ -25,6 +25,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("set", -3, set)
         .args("key value [NX | XX | IFEQ value] [GET] [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL]")
         .flags(&[Write, DenyOom])
+        .quick()
         .keys(Keys::one(KeyUse::UpdateBySome))
         .doc(
             Group::String,
@@ -39,11 +40,13 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("setex", 4, setex)
         .args("key seconds value")
         .flags(&[Write, DenyOom])
+        .quick()
         .keys(Keys::one(KeyUse::Overwrite))
         .doc(Group::String, "2.0.0", "Sets the string value and the expiry in seconds of a key."),
     CommandSpec::data("psetex", 4, psetex)
         .args("key milliseconds value")
         .flags(&[Write, DenyOom])
+        .quick()
         .keys(Keys::one(KeyUse::Overwrite))
         .doc(Group::String, "2.6.0", "Sets the string value and the expiry in milliseconds of a key."),
     CommandSpec::data("getset", 3, getset)
@@ -75,6 +78,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("mset", -3, mset)
         .args("key value [key value ...]")
         .flags(&[Write, DenyOom])
+        .quick()
         .keys(Keys::all(2, KeyUse::Overwrite))
         .tips(&[MULTI_SHARD, "response_policy:all_succeeded"])
         .doc(Group::String, "1.0.1", "Sets the string values of one or more keys, all or none."),

@@ -6,7 +6,8 @@
 
 use crate::command::spec::CommandSpec;
 use crate::command::{
-    CommandError, bits, dump, expiry, generic, introspect, keyspace, lcs, pubsub, server, session, string, transaction,
+    CommandError, bits, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, server, session, string,
+    transaction,
 };
 use crate::resp::Args;
 
@@ -20,6 +21,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     dump::ROWS,
     keyspace::ROWS,
     server::ROWS,
+    diagnose::ROWS,
     introspect::ROWS,
     session::ROWS,
     transaction::ROWS,
@@ -28,8 +30,67 @@ const FAMILIES: &[&[CommandSpec]] = &[
 
 /// Every command; subcommands are in their container's row.
 pub fn all() -> impl Iterator<Item = &'static CommandSpec> + Clone {
-    FAMILIES.iter().copied().flatten()
+    TABLE.iter()
 }
+
+/// Commands and subcommands: [`CommandSpec::row`] is below.
+pub const ROW_COUNT: usize = COMMANDS + SUBCOMMANDS;
+
+const COMMANDS: usize = count(false);
+const SUBCOMMANDS: usize = count(true);
+
+const fn count(subs: bool) -> usize {
+    let (mut family, mut count) = (0, 0);
+    while family < FAMILIES.len() {
+        let mut row = 0;
+        while row < FAMILIES[family].len() {
+            count += if subs { FAMILIES[family][row].subs.len() } else { 1 };
+            row += 1;
+        }
+        family += 1;
+    }
+    count
+}
+
+/// The rows with their numbers.
+static TABLE: [CommandSpec; COMMANDS] = {
+    let mut table = [FAMILIES[0][0]; COMMANDS];
+    let (mut family, mut at, mut subs) = (0, 0, 0);
+    while family < FAMILIES.len() {
+        let mut row = 0;
+        while row < FAMILIES[family].len() {
+            let spec = FAMILIES[family][row];
+            table[at] = spec.numbered(at);
+            table[at].subs = SUBS.split_at(subs).1.split_at(spec.subs.len()).0;
+            subs += spec.subs.len();
+            at += 1;
+            row += 1;
+        }
+        family += 1;
+    }
+    table
+};
+
+/// The rows of subcommands with their numbers, those of one container side by side.
+static SUBS: [CommandSpec; SUBCOMMANDS] = {
+    let mut table = [FAMILIES[0][0]; SUBCOMMANDS];
+    let (mut family, mut at) = (0, 0);
+    while family < FAMILIES.len() {
+        let mut row = 0;
+        while row < FAMILIES[family].len() {
+            let subs = FAMILIES[family][row].subs;
+            let mut sub = 0;
+            while sub < subs.len() {
+                table[at] = subs[sub].numbered(COMMANDS + at);
+                at += 1;
+                sub += 1;
+            }
+            row += 1;
+        }
+        family += 1;
+    }
+    table
+};
 
 /// The command of that name, in any letter case.
 #[inline]
@@ -57,7 +118,10 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static CommandSpec, CommandError> {
 }
 
 /// What the first words of the request name; the number of its arguments is not checked.
-pub(super) fn find_spec(args: &Args<'_>) -> Result<&'static CommandSpec, CommandError> {
+///
+/// # Errors
+/// Unknown command, unknown subcommand. `args` must not be empty.
+pub fn find_spec(args: &Args<'_>) -> Result<&'static CommandSpec, CommandError> {
     let Some(spec) = find(args.get(0)) else {
         return Err(CommandError::unknown_command(args.get(0), args.iter().skip(1)));
     };
@@ -122,25 +186,19 @@ struct Slot {
 }
 
 static INDEX: [Option<Slot>; INDEX_LEN] = {
+    assert!(COMMANDS * 2 <= INDEX_LEN, "a fuller index would probe too long");
     let mut index = [None; INDEX_LEN];
-    let (mut family, mut count) = (0, 0);
-    while family < FAMILIES.len() {
-        let rows = FAMILIES[family];
-        let mut row = 0;
-        while row < rows.len() {
-            let spec = &rows[row];
-            let word = fold(spec.name.as_bytes());
-            let mut at = bucket(word, spec.name.len());
-            while index[at].is_some() {
-                at = (at + 1) % INDEX_LEN;
-            }
-            index[at] = Some(Slot { word, len: spec.name.len(), spec });
-            row += 1;
-            count += 1;
+    let mut row = 0;
+    while row < COMMANDS {
+        let name = TABLE[row].name;
+        let word = fold(name.as_bytes());
+        let mut at = bucket(word, name.len());
+        while index[at].is_some() {
+            at = (at + 1) % INDEX_LEN;
         }
-        family += 1;
+        index[at] = Some(Slot { word, len: name.len(), spec: &TABLE[row] });
+        row += 1;
     }
-    assert!(count * 2 <= INDEX_LEN, "a fuller index would probe too long");
     index
 };
 
@@ -201,6 +259,16 @@ mod tests {
         }
         for name in ["", "client|id", "nonsense", "getgetgetgetget", "\x07\x05\x14"] {
             assert!(find(name.as_bytes()).is_none(), "{name:?} was found");
+        }
+    }
+
+    #[test]
+    fn each_row_has_a_number_of_its_own() {
+        let numbers: BTreeSet<u16> = rows().map(|spec| spec.row).collect();
+        assert_eq!(numbers, (0..ROW_COUNT as u16).collect());
+        for spec in all() {
+            assert!(spec.subs.iter().all(|sub| sub.name.starts_with(spec.name)), "{} has another's", spec.name);
+            assert_eq!(find(spec.name.as_bytes()).map(|found| found.row), Some(spec.row));
         }
     }
 

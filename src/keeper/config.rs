@@ -1,6 +1,6 @@
 //! What a Keeper is told at its making, and what CONFIG SET changes of it.
 
-use crate::base::clock::Wall;
+use crate::base::clock::{Boot, Wall};
 use crate::base::ids::{HashKey, NodeId};
 use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
@@ -50,11 +50,23 @@ pub struct Settings {
     pub max_memory: u64,
     /// What happens at that limit.
     pub eviction: Eviction,
+    /// From how many microseconds on a command stands in the slow log; below 0 none does.
+    pub slower_than_us: i64,
+    /// Commands that the slow log keeps.
+    pub slowlog_max_len: usize,
+    /// From how many milliseconds on LATENCY notes a command; 0 for none.
+    pub latency_threshold_ms: u64,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { max_memory: 0, eviction: Eviction::NoEviction }
+        Settings {
+            max_memory: 0,
+            eviction: Eviction::NoEviction,
+            slower_than_us: 10_000,
+            slowlog_max_len: 128,
+            latency_threshold_ms: 0,
+        }
     }
 }
 
@@ -97,6 +109,8 @@ pub struct KeeperConfig {
     pub config_file: Option<String>,
     /// Parameters that `CONFIG GET` shows beyond the Keeper's own: name and value.
     pub parameters: Vec<(String, String)>,
+    /// Tells how long commands take: the clock behind [`Now::boot`](crate::base::clock::Now), read meanwhile. Nothing is decided by it.
+    pub stopwatch: fn() -> Boot,
     /// The rule that a test build leaves out.
     pub rules: LeftOut,
 }
@@ -124,6 +138,7 @@ impl KeeperConfig {
             settings: Settings::default(),
             config_file: None,
             parameters: Vec::new(),
+            stopwatch: || Boot(0),
             rules: LeftOut::default(),
         }
     }

@@ -9,7 +9,7 @@ use crate::base::ids::{ConnId, Offset};
 use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{
-    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot,
+    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, SessionCommand, find_spec, keys_of, resolve, slot,
 };
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
@@ -82,6 +82,7 @@ impl Keeper {
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
         }
+        self.calls.begin(now.boot);
         let (mut role, mut gates) = (self.role, self.gates_of(now, &session));
         let end_before = self.log.end();
         let mut need = Offset::ZERO;
@@ -100,6 +101,7 @@ impl Keeper {
             }
             for hash in &hashes[..group] {
                 let args = batch.args(done, input);
+                self.calls.at = done;
                 let unheard = session.replies.begin().then(|| out.mark());
                 let outcome = self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx);
                 if let Some(mark) = unheard
@@ -127,7 +129,11 @@ impl Keeper {
                     }
                 }
             }
+            if done < batch.len() {
+                self.end_run(now, &session, batch, input);
+            }
         }
+        self.end_run(now, &session, batch, input);
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
@@ -187,6 +193,9 @@ impl Keeper {
             Err(CommandError::WrongArity("exec")) => return self.exec_misspelt(session, out),
             Err(error) => {
                 session.fail_transaction();
+                if let Ok(spec) = find_spec(args) {
+                    self.calls.rejected(spec);
+                }
                 // An HTTP request, which a page in somebody's browser can send here: its body is not to be taken for commands.
                 let name = args.get(0);
                 let http = name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
@@ -195,7 +204,7 @@ impl Keeper {
             }
         };
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
-            return self.refuse(protocol, "NOAUTH Authentication required.", out);
+            return self.reject(spec, protocol, "NOAUTH Authentication required.", out);
         }
         if session.subscriptions.is_some() && session.refuses(spec) {
             session.fail_transaction();
@@ -203,13 +212,17 @@ impl Keeper {
                 "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 spec.name
             );
-            return self.refuse(protocol, &text, out);
+            return self.reject(spec, protocol, &text, out);
         }
         session.last_command = spec.name;
         if session.transaction.is_some()
             && let Some(outcome) = self.queue(now, conn, session, gates, spec, args, out)
         {
             return outcome;
+        }
+        let quick = self.calls.is_quick(spec, args);
+        if !quick {
+            self.calls.end_run();
         }
         match spec.exec {
             Exec::Data(run) => {
@@ -239,14 +252,21 @@ impl Keeper {
                 }
                 match result {
                     Ok(Done::Done) => {}
-                    Ok(Done::More) => return Outcome::Stop(Next::Again),
-                    Err(error) => _ = self.refuse(protocol, &error.text(), out),
+                    Ok(Done::More) => {
+                        session.spent_ns += self.calls.alone();
+                        return Outcome::Stop(Next::Again);
+                    }
+                    Err(error) => {
+                        self.calls.failed(spec);
+                        self.refuse(protocol, &error.text(), out);
+                    }
                 }
                 session.slice = Default::default();
+                self.count_executed(now, session, spec, args, quick);
                 Outcome::Next
             }
             Exec::Session(SessionCommand::Exec) => {
-                let outcome = self.exec(now, conn, session, gates, out, need, fx);
+                let outcome = self.exec(now, conn, session, spec, gates, out, need, fx);
                 self.take_own(session.protocol, out);
                 outcome
             }
@@ -258,8 +278,15 @@ impl Keeper {
                 {
                     return outcome;
                 }
+                let errors = self.stats.errors;
                 let flow = self.session_command(now, conn, session, command, args, out, fx);
                 self.take_own(session.protocol, out);
+                if !matches!(flow, Flow::Block { .. }) {
+                    if self.stats.errors > errors {
+                        self.calls.failed(spec);
+                    }
+                    self.count_executed(now, session, spec, args, quick);
+                }
                 match flow {
                     Flow::Done => {
                         session.wait_until = None;
@@ -273,8 +300,56 @@ impl Keeper {
                     Flow::Close => Outcome::Stop(Next::CloseAfter),
                 }
             }
-            Exec::Container => self.refuse(protocol, &CommandError::WrongArity(spec.name).text(), out),
+            Exec::Container => self.reject(spec, protocol, &CommandError::WrongArity(spec.name).text(), out),
         }
+    }
+
+    /// A command was executed to its end: it is counted, and measured by itself unless it is quick.
+    #[inline]
+    pub(super) fn count_executed(
+        &mut self,
+        now: Now,
+        session: &mut Session,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        quick: bool,
+    ) {
+        if quick {
+            self.calls.called(spec);
+        } else {
+            self.executed_alone(now, session, spec, args);
+        }
+    }
+
+    fn executed_alone(&mut self, now: Now, session: &mut Session, spec: &'static CommandSpec, args: &Args<'_>) {
+        let nanos = std::mem::take(&mut session.spent_ns) + self.calls.alone();
+        self.calls.called_alone(spec, nanos);
+        if self.calls.is_slow(nanos) {
+            self.note_slow(now, session, args, nanos);
+        }
+    }
+
+    /// Measures the quick commands executed since the last reading.
+    #[inline]
+    pub(super) fn end_run(&mut self, now: Now, session: &Session, batch: &Batch, input: &[u8]) {
+        self.calls.end_run();
+        if !self.calls.slow.is_empty() {
+            for (at, nanos) in std::mem::take(&mut self.calls.slow) {
+                self.note_slow(now, session, &batch.args(at, input), nanos);
+            }
+        }
+    }
+
+    /// Answers a command with an error in place of executing it.
+    pub(super) fn reject(
+        &mut self,
+        spec: &'static CommandSpec,
+        protocol: Protocol,
+        text: &str,
+        out: &mut Output,
+    ) -> Outcome {
+        self.calls.rejected(spec);
+        self.refuse(protocol, text, out)
     }
 
     /// Answers a command with an error.
@@ -301,7 +376,7 @@ impl Keeper {
         let slot = || keys_of(spec, args).next().map_or(0, slot);
         match self.pass(now, conn, session, gate, spec.flags.has(Flag::DenyOom), slot)? {
             Held::Waits => Some(Outcome::Stop(Next::Wait)),
-            Held::Refused(text) => Some(self.refuse(session.protocol, &text, out)),
+            Held::Refused(text) => Some(self.reject(spec, session.protocol, &text, out)),
         }
     }
 

@@ -7,16 +7,18 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
+mod calls;
 mod config;
 mod coordination;
 mod execute;
 mod following;
 mod handover;
 mod hold;
+mod latency;
 mod leading;
 mod links;
 mod notice;
@@ -24,6 +26,7 @@ mod observe;
 mod pubsub;
 mod report;
 mod session;
+mod slowlog;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,13 +56,16 @@ pub use links::LinkPoll;
 pub use notice::{Level, Notice};
 pub use session::{MAX_MEMORY_MAX, paths_set_now};
 
+use calls::Calls;
 use coordination::{InPlace, Pending};
 use following::Following;
 use hold::Holds;
+use latency::Latency;
 use leading::Leading;
 use links::Link;
 use pubsub::PubSub;
 use session::Sessions;
+use slowlog::SlowLog;
 
 /// What happened, as the shell reports it.
 #[derive(Debug)]
@@ -269,6 +275,9 @@ pub struct Keeper {
     halted: Option<String>,
     rewrite: session::Rewrite,
     stats: report::Stats,
+    calls: Calls,
+    slowlog: SlowLog,
+    latency: Latency,
     told: notice::Told,
 }
 
@@ -321,7 +330,7 @@ impl Keeper {
             pulse.leave_out(config.rules);
             pulse.set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
         }
-        Keeper {
+        let mut keeper = Keeper {
             store: Store::new(config.hash_key),
             log: Log::new(Position::default()),
             applied: Offset::ZERO,
@@ -373,12 +382,17 @@ impl Keeper {
             halted: None,
             rewrite: session::Rewrite::default(),
             stats: report::Stats::new(now),
+            calls: Calls::new(config.stopwatch),
+            slowlog: SlowLog::default(),
+            latency: Latency::default(),
             told: notice::Told::default(),
             config,
             rng,
             pulse,
             shared,
-        }
+        };
+        keeper.look_for_slow();
+        keeper
     }
 
     /// The first requests: register this copy, then read `/state`.

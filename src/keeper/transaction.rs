@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Epoch, Offset};
 use crate::base::limits::{PREFETCH_GROUP, TRANSACTION_ARGS_MAX, TRANSACTION_BYTES_MAX, WATCHED_KEYS_MAX};
-use crate::command::{CommandError, CommandSpec, Done, Exec, Flag, SessionCommand, keys_of, resolve, slot};
+use crate::command::{CommandError, CommandSpec, Done, Exec, Flag, SessionCommand, find, keys_of, resolve, slot};
 use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{KeyHash, Watch};
 
@@ -231,13 +231,14 @@ impl Keeper {
             return Some(Outcome::Next);
         };
         session.fail_transaction();
-        Some(self.refuse(session.protocol, &text, out))
+        Some(self.reject(spec, session.protocol, &text, out))
     }
 
     /// An EXEC with arguments ends the transaction as one that is refused does.
     pub(super) fn exec_misspelt(&mut self, session: &mut Session, out: &mut Output) -> Outcome {
         self.end_transaction(session);
-        self.refuse(session.protocol, &refused(CommandError::WrongArity("exec").text()), out)
+        let spec = find(b"exec").expect("it has a row");
+        self.reject(spec, session.protocol, &refused(CommandError::WrongArity("exec").text()), out)
     }
 
     /// EXEC.
@@ -247,19 +248,25 @@ impl Keeper {
         now: Now,
         conn: ConnId,
         session: &mut Session,
+        spec: &'static CommandSpec,
         gates: Gates,
         out: &mut Output,
         need: &mut Offset,
         fx: &mut Effects,
     ) -> Outcome {
         let protocol = session.protocol;
-        let Some(transaction) = session.transaction.take() else {
-            return self.refuse(protocol, EXEC_WITHOUT_MULTI, out);
+        let began = self.calls.last_reading();
+        let refusal = match &session.transaction {
+            None => Some(EXEC_WITHOUT_MULTI),
+            Some(transaction) => transaction.failed.then_some(FAILED),
         };
-        if transaction.failed {
+        if let Some(text) = refusal {
             self.end_transaction(session);
-            return self.refuse(protocol, FAILED, out);
+            self.calls.failed(spec);
+            self.calls.called_since(spec, began);
+            return self.refuse(protocol, text, out);
         }
+        let transaction = session.transaction.take().expect("there is one");
         let depends = transaction.writes || transaction.reads || session.watches.len() > 0;
         for (gate, met) in [(gates.write, transaction.writes), (gates.read, depends)] {
             if !met {
@@ -273,7 +280,7 @@ impl Keeper {
                 }
                 Some(Held::Refused(text)) => {
                     self.end_transaction(session);
-                    return self.refuse(protocol, &refused(text), out);
+                    return self.reject(spec, protocol, &refused(text), out);
                 }
             }
         }
@@ -281,10 +288,12 @@ impl Keeper {
         let changed = self.watched_keys_changed(session);
         self.unwatch(session);
         if changed {
+            self.calls.called_since(spec, began);
             Reply::new(out, protocol).null_array();
             return Outcome::Next;
         }
         let queue = &transaction.queue;
+        let slow_before = std::mem::take(&mut self.calls.slow);
         Reply::new(out, protocol).array(queue.len());
         let (mut from, mut closes) = (0, false);
         while from < queue.len() {
@@ -292,10 +301,14 @@ impl Keeper {
             let mut hashes = [None; PREFETCH_GROUP];
             self.touch_group(queue, &[], from, &mut hashes[..group]);
             for (i, hash) in hashes[..group].iter().enumerate() {
+                self.calls.at = from + i;
                 closes |= self.exec_one(now, conn, session, &queue.args(from + i, &[]), *hash, out, need, fx);
             }
+            self.end_run(now, session, queue, &[]);
             from += group;
         }
+        self.calls.slow = slow_before;
+        self.calls.called_since(spec, began);
         self.stats.commands += queue.len() as u64;
         if !self.scratch.is_empty() {
             *need = self.append(session);
@@ -317,10 +330,14 @@ impl Keeper {
         fx: &mut Effects,
     ) -> bool {
         let spec = queued_spec(args);
-        match spec.exec {
+        let quick = self.calls.is_quick(spec, args);
+        if !quick {
+            self.calls.end_run();
+        }
+        let closes = match spec.exec {
             Exec::Data(run) => {
                 if spec.flags.has(Flag::Write) && self.scratch.len() + args.bytes() > TRANSACTION_BYTES_MAX {
-                    self.refuse(session.protocol, TOO_LARGE_EFFECTS, out);
+                    self.reject(spec, session.protocol, TOO_LARGE_EFFECTS, out);
                     return false;
                 }
                 loop {
@@ -334,6 +351,7 @@ impl Keeper {
                         Ok(Done::More) => {}
                         Ok(Done::Done) => break,
                         Err(error) => {
+                            self.calls.failed(spec);
                             self.refuse(session.protocol, &error.text(), out);
                             break;
                         }
@@ -343,10 +361,11 @@ impl Keeper {
                 false
             }
             Exec::Session(SessionCommand::SSubscribe) => {
-                self.refuse(session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
-                false
+                self.reject(spec, session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
+                return false;
             }
             Exec::Session(command) => {
+                let errors = self.stats.errors;
                 let mut flow = self.session_command(now, conn, session, command, args, out, fx);
                 if let Flow::Block { .. } = flow {
                     // Nothing waits within a transaction: as if its time were over.
@@ -354,10 +373,15 @@ impl Keeper {
                     flow = self.session_command(now, conn, session, command, args, out, fx);
                 }
                 session.wait_until = None;
+                if self.stats.errors > errors {
+                    self.calls.failed(spec);
+                }
                 flow == Flow::Close
             }
             Exec::Container => unreachable!("a container has no row that resolves"),
-        }
+        };
+        self.count_executed(now, session, spec, args, quick);
+        closes
     }
 }
 

@@ -182,6 +182,7 @@ impl Server {
         keeper.client_addr = advertise.unwrap_or_else(|| client_addr.to_string());
         keeper.repl_addr = repl_advertise.unwrap_or_else(|| repl_addr.to_string());
         keeper.started = now.wall;
+        keeper.stopwatch = clock::boot;
         keeper.parameters.push(("bind".to_owned(), client_addr.ip().to_string()));
         keeper.parameters.push(("port".to_owned(), client_addr.port().to_string()));
         keeper.hash_key = HashKey(links::random());

@@ -21,6 +21,9 @@ use datakeeper::shell::coordination::model::{Client, Fate, Model};
 thread_local! {
     /// What nodes that are started on this thread leave out; only a build with the feature `leave-out-rules` can.
     pub static LEFT_OUT: Cell<LeftOut> = Cell::default();
+    /// What commands are measured by, and how much that moves with each reading, in nanoseconds.
+    static STOPWATCH: Cell<u64> = const { Cell::new(0) };
+    pub static SLOWNESS: Cell<u64> = const { Cell::new(0) };
 }
 
 pub struct Node {
@@ -181,6 +184,10 @@ impl World {
         config.secret = Some(b"secret".to_vec());
         config.chunk_bytes = 256;
         config.started = self.now_of(i).wall;
+        config.stopwatch = || {
+            STOPWATCH.set(STOPWATCH.get() + SLOWNESS.get());
+            Boot(STOPWATCH.get())
+        };
         (self.tune)(i, &mut config);
         config.rules = LEFT_OUT.get();
         self.repl_addrs[i].clone_from(&config.repl_addr);
@@ -651,6 +658,7 @@ impl World {
         let mut fx = Effects::new();
         let now = self.now_of(request.node);
         let keeper = &mut self.nodes[request.node].as_mut().unwrap().keeper;
+        STOPWATCH.set(now.boot.0);
         let done = keeper.execute(now, request.conn, &request.batch, &[], request.done, &mut request.out, &mut fx);
         request.done += done.commands;
         request.held = done.seq.or(request.held);

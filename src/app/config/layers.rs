@@ -167,6 +167,15 @@ impl Given {
         }
     }
 
+    /// The value as a whole number, which may be negative.
+    #[must_use]
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Given::Yaml(value) => value.as_i64(),
+            Given::Typed(text) => text.parse().ok(),
+        }
+    }
+
     /// The value as a number of bytes: a whole number, or one with a unit as in `64MB` (10^6) or `1GiB` (2^30).
     #[must_use]
     pub fn size(&self) -> Option<u64> {

@@ -23,9 +23,10 @@ use serde_yaml::Value;
 pub use layers::{ConfigError, ConfigErrors, Given, Source};
 
 use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
+use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
-use crate::keeper::{Eviction, MAX_MEMORY_MAX};
+use crate::keeper::{Eviction, MAX_MEMORY_MAX, Settings};
 use layers::{Key, Reader};
 
 /// Environment variable that holds `replication.secret`.
@@ -83,6 +84,9 @@ const KEYS: &[Key] = &[
     open("admin.listen"),
     open("memory.max_bytes"),
     open("memory.eviction"),
+    open("slowlog.slower_than_us"),
+    open("slowlog.max_len"),
+    open("latency.threshold_ms"),
     secret("auth.password"),
     open("auth.password_file"),
     open("log.level"),
@@ -252,6 +256,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Limits on data.
     pub memory: Memory,
+    /// Which commands SLOWLOG and LATENCY tell of.
+    pub slow: Slow,
     /// Password that clients must present; none: everyone may.
     pub password: Option<Secret>,
     /// What is logged, and how.
@@ -318,6 +324,17 @@ pub struct Memory {
     pub max_bytes: Option<u64>,
     /// What happens at the limit.
     pub eviction: Eviction,
+}
+
+/// Which commands SLOWLOG and LATENCY tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// From how many µs on a command stands in the slow log; -1: none does.
+    pub slower_than_us: i64,
+    /// Commands that the slow log keeps.
+    pub slowlog_max_len: usize,
+    /// From how many ms on LATENCY notes a command; 0: none.
+    pub latency_threshold_ms: u64,
 }
 
 /// What is logged, and how.
@@ -512,6 +529,9 @@ impl Config {
             "admin.listen" => self.admin_listen.to_string().into(),
             "memory.max_bytes" => self.memory.max_bytes.unwrap_or(0).into(),
             "memory.eviction" => self.memory.eviction.as_str().into(),
+            "slowlog.slower_than_us" => self.slow.slower_than_us.into(),
+            "slowlog.max_len" => self.slow.slowlog_max_len.into(),
+            "latency.threshold_ms" => self.slow.latency_threshold_ms.into(),
             "auth.password" => return hidden(&self.password),
             "log.level" => self.log.level.as_str().into(),
             "log.format" => self.log.format.as_str().into(),
@@ -636,6 +656,16 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
                 ],
                 Eviction::NoEviction,
             ),
+        },
+        slow: Slow {
+            slower_than_us: reader.read(
+                "slowlog.slower_than_us",
+                "-1 or a whole number of microseconds",
+                Settings::default().slower_than_us,
+                |given| given.integer().filter(|n| *n >= -1),
+            ),
+            slowlog_max_len: reader.number("slowlog.max_len", 0..=SLOWLOG_LEN_MAX as u64, 128) as usize,
+            latency_threshold_ms: reader.number("latency.threshold_ms", 0..=1 << 40, 0),
         },
         password: secret_of(reader, "auth.password", "auth.password_file"),
         log: Log {

@@ -91,6 +91,7 @@ impl Keeper {
             set.map_err(|why| refused(parameter.name.as_bytes(), &why))?;
         }
         self.config.settings = settings;
+        self.look_for_slow();
         for (parameter, _) in named.iter().filter(|(parameter, _)| matches!(parameter.set, Set::Now(_))) {
             self.rewrite.set.insert(parameter.path());
             let text = format!("CONFIG SET: {} is now {:?}", parameter.name, (parameter.get)(self));
@@ -102,6 +103,7 @@ impl Keeper {
 
     pub(super) fn config_resetstat(&mut self, now: Now, reply: &mut Reply<'_>) -> Answer {
         self.stats.reset(now);
+        self.calls.reset();
         reply.ok();
         Ok(Flow::Done)
     }

@@ -2,7 +2,8 @@
 //!
 //! INFO has the sections and field names of Redis 7.2 as far as they mean something here, and a section of our own. What the
 //! Keeper cannot know (figures of the process, of the allocator) is absent, never made up. Field names are unique over
-//! all sections, because clients read them into one map. Not here: statistics per command and latency histograms.
+//! all sections, because clients read them into one map. Statistics per command are in two sections that have to be
+//! asked for, by name or with `all`.
 
 use std::fmt::{Display, Write};
 
@@ -30,11 +31,16 @@ const SECTIONS: &[(&str, Section)] = &[
     ("Stats", Keeper::info_stats),
     ("Replication", Keeper::info_replication),
     ("Modules", |_, _, _| {}),
+    ("Commandstats", Keeper::info_commands),
     ("Errorstats", Keeper::info_errors),
+    ("Latencystats", Keeper::info_latencies),
     ("Cluster", |_, _, fields| fields.put("cluster_enabled", 1)),
     ("Keyspace", Keeper::info_keyspace),
     ("DataKeeper", Keeper::info_datakeeper),
 ];
+
+/// Those that are shown only if somebody asks for them.
+const ON_DEMAND: &[&str] = &["Commandstats", "Latencystats"];
 
 /// Text of `key:value` lines.
 #[derive(Default)]
@@ -69,12 +75,12 @@ fn human(bytes: usize) -> String {
 impl Keeper {
     pub(super) fn info(&self, now: Now, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let wanted = args.tail(1);
-        let all = ["all", "default", "everything"];
         let asked = |name: &str| wanted.iter().any(|arg| arg.eq_ignore_ascii_case(name.as_bytes()));
-        let every = wanted.is_empty() || all.into_iter().any(asked);
+        let all = asked("all") || asked("everything");
+        let default = wanted.is_empty() || asked("default");
         let mut fields = Fields::default();
         for (title, write) in SECTIONS {
-            if every || asked(title) {
+            if all || asked(title) || default && !ON_DEMAND.contains(title) {
                 fields.title(title);
                 write(self, now, &mut fields);
             }
@@ -187,6 +193,31 @@ impl Keeper {
         let moved = Some(("MOVED", self.stats.redirects)).filter(|(_, count)| *count > 0);
         for (code, count) in self.stats.errors_by_code().chain(moved) {
             fields.put(format_args!("errorstat_{code}"), format_args!("count={count}"));
+        }
+    }
+
+    fn info_commands(&self, _now: Now, fields: &mut Fields) {
+        for (spec, row) in self.calls.rows().filter(|(_, row)| row.calls + row.rejected + row.failed > 0) {
+            let (calls, usec) = (row.calls, row.nanos / 1_000);
+            let each = if calls == 0 { 0.0 } else { row.nanos as f64 / 1_000.0 / calls as f64 };
+            let (rejected, failed) = (row.rejected, row.failed);
+            fields.put(
+                format_args!("cmdstat_{}", spec.name),
+                format_args!(
+                    "calls={calls},usec={usec},usec_per_call={each:.2},rejected_calls={rejected},failed_calls={failed}"
+                ),
+            );
+        }
+    }
+
+    fn info_latencies(&self, _now: Now, fields: &mut Fields) {
+        for (spec, row) in self.calls.rows() {
+            let Some(histogram) = &row.histogram else { continue };
+            let micros = |percent| histogram.percentile(percent) as f64 / 1_000.0;
+            fields.put(
+                format_args!("latency_percentiles_usec_{}", spec.name),
+                format_args!("p50={:.3},p99={:.3},p99.9={:.3}", micros(50.0), micros(99.0), micros(99.9)),
+            );
         }
     }
 

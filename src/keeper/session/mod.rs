@@ -85,6 +85,8 @@ pub(super) struct Session {
     pub rewrite: Option<u64>,
     /// What a command remembers that runs in slices.
     pub slice: SliceState,
+    /// What it took so far.
+    pub spent_ns: u64,
     /// What was queued since MULTI.
     pub transaction: Option<Box<Transaction>>,
     /// WATCH.
@@ -228,6 +230,7 @@ impl Keeper {
             change: None,
             rewrite: None,
             slice: SliceState::default(),
+            spent_ns: 0,
             transaction: None,
             watches: Watches::default(),
             replies: Replies::All,
@@ -317,6 +320,15 @@ impl Keeper {
             SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
             SessionCommand::ConfigSet => self.config_set(args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
+            SessionCommand::LatencyDoctor => self.latency_doctor(&mut reply),
+            SessionCommand::LatencyGraph => self.latency_graph(now, args, &mut reply),
+            SessionCommand::LatencyHistogram => self.latency_histogram(args, &mut reply),
+            SessionCommand::LatencyHistory => self.latency_history(args, &mut reply),
+            SessionCommand::LatencyLatest => self.latency_latest(&mut reply),
+            SessionCommand::LatencyReset => self.latency_reset(args, &mut reply),
+            SessionCommand::SlowlogGet => self.slowlog_get(args, &mut reply),
+            SessionCommand::SlowlogLen => self.slowlog_len(&mut reply),
+            SessionCommand::SlowlogReset => self.slowlog_reset(&mut reply),
             SessionCommand::MemoryDoctor => self.memory_doctor(&mut reply),
             SessionCommand::MemoryStats => self.memory_stats(&mut reply),
             SessionCommand::Role => self.role_command(now, &mut reply),

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX};
+use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX, SLOWLOG_LEN_MAX};
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
@@ -93,10 +93,34 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("appendonly", |_| "no".into(), Fixed(NO_FILES)),
     Parameter::new("save", |_| String::new(), Fixed(NO_FILES)),
     Parameter::new("timeout", |_| "0".into(), Fixed(NO_TIMEOUT)),
-    Parameter::new("latency-monitor-threshold", |_| "0".into(), Fixed(NOT_YET)),
+    Parameter::new(
+        "latency-monitor-threshold",
+        |k| k.settings().latency_threshold_ms.to_string(),
+        Now(|settings, value| {
+            settings.latency_threshold_ms = number(value, 0..=i64::MAX)?.unsigned_abs();
+            Ok(())
+        }),
+    )
+    .key("latency.threshold_ms"),
     Parameter::new("notify-keyspace-events", |_| String::new(), Fixed(NOT_YET)),
-    Parameter::new("slowlog-log-slower-than", |_| "-1".into(), Fixed(NOT_YET)),
-    Parameter::new("slowlog-max-len", |_| "0".into(), Fixed(NOT_YET)),
+    Parameter::new(
+        "slowlog-log-slower-than",
+        |k| k.settings().slower_than_us.to_string(),
+        Now(|settings, value| {
+            settings.slower_than_us = number(value, -1..=i64::MAX)?;
+            Ok(())
+        }),
+    )
+    .key("slowlog.slower_than_us"),
+    Parameter::new(
+        "slowlog-max-len",
+        |k| k.settings().slowlog_max_len.to_string(),
+        Now(|settings, value| {
+            settings.slowlog_max_len = number(value, 0..=SLOWLOG_LEN_MAX as i64)? as usize;
+            Ok(())
+        }),
+    )
+    .key("slowlog.max_len"),
     Parameter::new("replica-read-only", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("replica-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("slave-read-only", |_| "yes".into(), Fixed(MOVED)),
@@ -131,7 +155,6 @@ pub fn paths_set_now() -> impl Iterator<Item = &'static str> {
 pub const MAX_MEMORY_MAX: u64 = 1 << 50;
 
 /// A number within a range.
-#[cfg_attr(not(test), allow(dead_code))] // for the first parameter that is one
 pub(super) fn number(value: &str, range: RangeInclusive<i64>) -> Result<i64, Wrong> {
     let number = integer(value.as_bytes()).map_err(|_| "argument couldn't be parsed into an integer")?;
     if range.contains(&number) { Ok(number) } else { Err(out_of(range.start(), range.end())) }
