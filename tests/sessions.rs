@@ -231,9 +231,11 @@ transcripts!(
     cluster,
     config,
     connection,
+    debug,
     failover,
     handover,
     info,
+    monitor,
     operators,
     pubsub,
     slow,
@@ -334,6 +336,58 @@ fn wait_of_another_connection_is_ended_as_if_by_time_or_with_an_error() {
     }
     // What was said of that WAIT is not said of the next one.
     assert_eq!(world.ask_on(0, conn, &["WAIT", "2", "50"]), b":1\r\n");
+}
+
+#[test]
+fn leader_and_replica_have_the_same_digest_at_the_same_position() {
+    let mut world = world(3, realistic);
+    let conn = world.connect(0);
+    let digests = |world: &mut World| [0, 1, 2].map(|i| world.ask(i, &["DEBUG", "DIGEST"]));
+    let empty = digests(&mut world);
+    assert_eq!(empty, [const { "+0000000000000000000000000000000000000000\r\n" }; 3]);
+    for i in 0..3_000 {
+        world.ask_on(0, conn, &["SET", &format!("key:{i}"), &i.to_string()]);
+    }
+    world.ask_on(0, conn, &["PEXPIRE", "key:1", "100000"]);
+    world.ask_on(0, conn, &["PEXPIRE", "key:2", "50"]);
+    world.run(20);
+    let full = digests(&mut world);
+    assert!(full[0] != empty[0] && full.iter().all(|digest| *digest == full[0]), "{full:?}");
+    world.run(500);
+    let later = digests(&mut world);
+    assert!(later[0] != full[0] && later.iter().all(|digest| *digest == later[0]), "{later:?}");
+    world.ask_on(0, conn, &["FLUSHALL"]);
+    world.run(20);
+    assert_eq!(digests(&mut world), empty);
+}
+
+#[test]
+fn sleep_of_one_connection_holds_nobody_else() {
+    let mut world = world(1, realistic);
+    let (conn, other) = (world.connect(0), world.connect(0));
+    let begin = world.now_ms;
+    let mut sleep = world.request(0, conn, &["DEBUG", "SLEEP", "1.5"]);
+    assert_eq!(world.ask_on(0, other, &["PING"]), b"+PONG\r\n");
+    assert_eq!(world.now_ms, begin);
+    world.run(1_495);
+    assert!(!world.answered(&mut sleep));
+    world.run(10);
+    assert!(world.answered(&mut sleep));
+}
+
+#[test]
+fn who_monitors_and_does_not_read_is_closed() {
+    let mut world = world(1, realistic);
+    let (conn, other) = (world.connect(0), world.connect(0));
+    world.ask_on(0, conn, &["MONITOR"]);
+    let long = "x".repeat(60_000);
+    // What the connection does not fetch: the world fetches at once, so it is told not to.
+    world.deaf.insert(conn);
+    for _ in 0..600 {
+        world.ask_on(0, other, &["ECHO", &long]);
+    }
+    assert!(world.nodes[0].as_ref().unwrap().closed.contains(&conn));
+    assert!(!world.nodes[0].as_ref().unwrap().closed.contains(&other));
 }
 
 #[test]

@@ -47,7 +47,7 @@ async fn serve(local: LocalOptions, config: Config) -> Result<(), String> {
     let failed = tokio::select! {
         biased; // nothing is lost by stopping first
         _ = stop.wanted() => Ok(()),
-        reason = cluster.replace_crashed(crashes) => Err(reason),
+        ended = cluster.replace_crashed(crashes) => ended,
     };
     drop(admin); // no crash while the nodes say goodbye
     println!("stopping");
@@ -123,16 +123,16 @@ impl Cluster {
         })
     }
 
-    /// Starts crashed nodes again. Returns when a node cannot go on, with the reason.
-    async fn replace_crashed(&self, mut crashes: UnboundedReceiver<usize>) -> String {
-        let (failed, mut failures) = unbounded_channel();
+    /// Starts crashed nodes again. Returns when a client wants the process to end (SHUTDOWN), or when a node cannot go on, with the reason.
+    async fn replace_crashed(&self, mut crashes: UnboundedReceiver<usize>) -> Result<(), String> {
+        let (ended, mut ends) = unbounded_channel();
         for seat in &*self.seats.lock() {
-            watch(seat, &failed);
+            watch(seat, &ended);
         }
         loop {
             tokio::select! {
                 biased; // a node that cannot go on ends the process; no use replacing others
-                Some(reason) = failures.recv() => return reason,
+                Some(end) = ends.recv() => return end,
                 Some(index) = crashes.recv() => {
                     tokio::time::sleep(AWAY).await;
                     let (id, client_addr, repl_addr) = {
@@ -143,9 +143,9 @@ impl Cluster {
                         Ok(server) => {
                             let seat = &mut self.seats.lock()[index];
                             seat.server = Some(server);
-                            watch(seat, &failed);
+                            watch(seat, &ended);
                         }
-                        Err(error) => return format!("{id} cannot come back: {error}"),
+                        Err(error) => return Err(format!("{id} cannot come back: {error}")),
                     }
                 }
             }
@@ -188,15 +188,23 @@ impl Cluster {
     }
 }
 
-/// Reports the failure of a seat's node, should there be one.
-fn watch(seat: &Seat, failed: &UnboundedSender<String>) {
+/// Reports the failure of a seat's node, should there be one, or that a client told it to end.
+fn watch(seat: &Seat, ended: &UnboundedSender<Result<(), String>>) {
     let Some(server) = &seat.server else { return };
-    let (id, failed, mut failure) = (seat.id.clone(), failed.clone(), server.failure());
+    let (id, ended, mut failure, mut shutdown) = (seat.id.clone(), ended.clone(), server.failure(), server.shutdown());
     tokio::spawn(async move {
-        if let Ok(reason) = failure.wait_for(Option::is_some).await {
-            let reason = reason.clone().unwrap_or_default();
-            let _ = failed.send(format!("node {id}: {reason}"));
-        }
+        let end = tokio::select! {
+            biased; // as in `server`
+            failed = failure.wait_for(Option::is_some) => match failed {
+                Ok(reason) => Err(format!("node {id}: {}", reason.clone().unwrap_or_default())),
+                Err(_) => return,
+            },
+            asked = shutdown.wait_for(Option::is_some) => match asked {
+                Ok(_) => Ok(()),
+                Err(_) => return,
+            },
+        };
+        let _ = ended.send(end);
     });
 }
 

@@ -37,7 +37,7 @@ async fn serve(config: &Config, file: Option<PathBuf>) -> Result<(), String> {
     options.write_config =
         file.map(|file| Arc::new(move |values: &[_]| rewrite::rewrite(&file, values)) as WriteConfig);
     let server = Server::start(options).map_err(|error| error.to_string())?;
-    let mut failure = server.failure();
+    let (mut failure, mut shutdown) = (server.failure(), server.shutdown());
     tracing::info!(
         "node {} of cluster {} listens: clients {}, nodes {}, operators {}",
         config.node_name,
@@ -50,10 +50,14 @@ async fn serve(config: &Config, file: Option<PathBuf>) -> Result<(), String> {
         biased; // a node that cannot go on says so even if it is being stopped
         failed = failure.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
         signal = stop.wanted() => {
-            tracing::info!("{signal}: the node leaves the cluster");
-            tokio::select! {
-                () = server.leave(LEAVE) => {}
-                signal = stop.wanted() => tracing::warn!("{signal}: the node stops at once"),
+            leave(&server, &mut stop, signal).await;
+            None
+        }
+        asked = shutdown.wait_for(Option::is_some) => {
+            if asked.is_ok_and(|now| *now == Some(true)) {
+                tracing::warn!("SHUTDOWN NOW: the node stops at once");
+            } else {
+                leave(&server, &mut stop, "SHUTDOWN").await;
             }
             None
         }
@@ -65,6 +69,15 @@ async fn serve(config: &Config, file: Option<PathBuf>) -> Result<(), String> {
             tracing::info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// Leaves the cluster in good order, unless a (further) signal comes.
+async fn leave(server: &Server, stop: &mut Stop, why: &str) {
+    tracing::info!("{why}: the node leaves the cluster");
+    tokio::select! {
+        () = server.leave(LEAVE) => {}
+        signal = stop.wanted() => tracing::warn!("{signal}: the node stops at once"),
     }
 }
 

@@ -55,6 +55,8 @@ pub const SLOWLOG_LEN_MAX: usize = 1 << 20;
 pub const SLOW_ARGS_MAX: usize = 32;
 /// Bytes of an argument that it keeps: Redis's `SLOWLOG_ENTRY_MAX_STRING`.
 pub const SLOW_ARG_BYTES_MAX: usize = 128;
+/// Bytes of an argument that MONITOR shows.
+pub const MONITORED_ARG_BYTES_MAX: usize = 64 << 10;
 /// Published bytes that may wait for one subscriber before it is closed: Redis's `client-output-buffer-limit pubsub 32mb 8mb 60`.
 pub const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// The same, if so many wait for [`PUSHED_SLOW_MS`].

@@ -36,6 +36,7 @@ pub(super) enum Sliced {
     Lcs(Box<super::lcs::Lcs>),
     Bits(super::bits::Walk),
     Dump(super::dump::Dump),
+    Digest(super::debug::Digest),
 }
 
 /// The surroundings of one execution.

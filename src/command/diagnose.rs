@@ -1,4 +1,4 @@
-//! Commands that look at what the node does: the rows of SLOWLOG and LATENCY. The keeper executes them.
+//! Commands that look at what the node does: the rows of SLOWLOG, LATENCY and MONITOR. The keeper executes them.
 
 use crate::command::SessionCommand as Run;
 use crate::command::introspect::{HELP_FLAGS, help};
@@ -15,6 +15,11 @@ pub(super) const ROWS: &[CommandSpec] = &[
         Group::Server,
         "2.8.13",
         "A container for commands about how long commands take.",
+    ),
+    CommandSpec::session("monitor", 1, Run::Monitor).flags(TIMES).doc(
+        Group::Server,
+        "1.0.0",
+        "Shows this connection every command that the node executes.",
     ),
 ];
 

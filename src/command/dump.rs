@@ -85,6 +85,11 @@ fn dump(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     Ok(Done::Done)
 }
 
+/// Bytes of a value as a payload has it, the type and the footer not counted.
+pub(super) fn serialized_length(value: &[u8]) -> usize {
+    Dump::new(value).payload.len() - 1 - VERSION.to_le_bytes().len()
+}
+
 impl Dump {
     fn new(value: &[u8]) -> Dump {
         let mut payload = Vec::with_capacity(value.len() + 16 + FOOTER_BYTES);

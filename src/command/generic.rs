@@ -192,23 +192,31 @@ fn type_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError>
     Ok(Done::Done)
 }
 
+/// The name that Redis would give to how a value is held.
+pub(super) fn encoding(value: Value<'_>) -> &'static str {
+    let bytes = bytes_of(value);
+    match () {
+        () if number::parse(bytes).is_some() => "int",
+        () if bytes.len() <= EMBSTR_BYTES_MAX => "embstr",
+        () => "raw",
+    }
+}
+
+/// The bytes of a value, however it is held.
+pub(super) fn bytes_of(value: Value<'_>) -> &[u8] {
+    match value {
+        Value::Bytes(bytes) => bytes,
+        Value::Shared(bytes) => bytes,
+    }
+}
+
 /// Longest value that Redis keeps in one allocation with its object.
 const EMBSTR_BYTES_MAX: usize = 44;
 
 fn object_encoding(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let key = args.get(2);
     let hash = ctx.hash_first(key);
-    let encoding = ctx.read(hash, key, |entry, _| {
-        let bytes = match entry.value() {
-            Value::Bytes(bytes) => bytes,
-            Value::Shared(bytes) => bytes,
-        };
-        match () {
-            () if number::parse(bytes).is_some() => "int",
-            () if bytes.len() <= EMBSTR_BYTES_MAX => "embstr",
-            () => "raw",
-        }
-    });
+    let encoding = ctx.read(hash, key, |entry, _| encoding(entry.value()));
     match encoding {
         Some(encoding) => ctx.reply.bulk(encoding.as_bytes()),
         None => ctx.reply.null(),

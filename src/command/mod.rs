@@ -12,6 +12,7 @@
 
 mod bits;
 mod context;
+mod debug;
 mod diagnose;
 mod dump;
 mod error;
@@ -35,6 +36,7 @@ pub use context::{Ctx, Done, SliceState};
 pub use error::CommandError;
 pub use glob::glob_matches;
 pub use number::{Decimal, integer};
+pub use server::REDIS_VERSION;
 pub use session::SessionCommand;
 pub use spec::{Categories, Category, CommandSpec, DataFn, Exec, Flag, Flags, Group, KeyUse, Keys, Work};
 pub use table::{KeyIter, ROW_COUNT, all, find, find_spec, keys_of, resolve, slot};

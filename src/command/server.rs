@@ -3,10 +3,13 @@
 use crate::command::context::{Ctx, Done};
 use crate::command::introspect::{HELP_FLAGS, help};
 use crate::command::number::{Decimal, integer};
-use crate::command::spec::Flag::{Fast, Loading, Readonly, Stale};
+use crate::command::spec::Flag::{Admin, AllowBusy, Fast, Loading, NoMulti, Noscript, Readonly, Stale};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::command::{CommandError, SessionCommand};
 use crate::resp::Args;
+
+/// Version of Redis whose commands and words this is built to; clients choose features by it.
+pub const REDIS_VERSION: &str = "7.2.4";
 
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
@@ -20,6 +23,15 @@ pub(super) const ROWS: &[CommandSpec] = &[
         Group::Server,
         "2.6.0",
         "Returns the time by which keys expire: Unix seconds, and microseconds in them.",
+    ),
+    CommandSpec::session("shutdown", -1, SessionCommand::Shutdown)
+        .args("[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]")
+        .flags(&[Admin, Noscript, Loading, Stale, NoMulti, AllowBusy])
+        .doc(Group::Server, "1.0.0", "Hands the leadership over and ends the process, as SIGTERM does."),
+    CommandSpec::data("lolwut", -1, lolwut).args("[VERSION version]").flags(&[Readonly, Fast]).doc(
+        Group::Server,
+        "5.0.0",
+        "Returns a drawing, and the version.",
     ),
     CommandSpec::container("memory", MEMORY).doc(Group::Server, "4.0.0", "A container for commands about memory."),
 ];
@@ -52,6 +64,28 @@ fn echo(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
         Some(bytes) => ctx.reply.shared(bytes),
         None => ctx.reply.bulk(args.get(1)),
     }
+    Ok(Done::Done)
+}
+
+/// A keep, with as many lights as somebody left burning.
+fn lolwut(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    if args.len() > 2 && args.get(1).eq_ignore_ascii_case(b"VERSION") {
+        integer(args.get(2))?;
+    }
+    let mut window = || if ctx.chance.below(2) == 0 { '.' } else { '#' };
+    let windows = [window(), window(), window(), window(), window(), window()];
+    let [a, b, c, d, e, f] = windows;
+    let text = format!(
+        "   _   _         _   _\n\
+         \x20 | |_| |   |>  | |_| |\n\
+         \x20 |  {a}  |_ _|_ _|  {b}  |\n\
+         \x20 |     |_|_|_|_|     |\n\
+         \x20 |  {c}    {d}   {e}    {f}  |\n\
+         \x20 |_______|/^\\|_______|\n\n\
+         DataKeeper ver. {}, Redis ver. {REDIS_VERSION}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    ctx.reply.verbatim("txt", text.as_bytes());
     Ok(Done::Done)
 }
 

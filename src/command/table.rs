@@ -6,8 +6,8 @@
 
 use crate::command::spec::CommandSpec;
 use crate::command::{
-    CommandError, bits, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, server, session, string,
-    transaction,
+    CommandError, bits, debug, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, server, session,
+    string, transaction,
 };
 use crate::resp::Args;
 
@@ -22,6 +22,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     keyspace::ROWS,
     server::ROWS,
     diagnose::ROWS,
+    debug::ROWS,
     introspect::ROWS,
     session::ROWS,
     transaction::ROWS,

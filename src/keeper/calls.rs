@@ -84,10 +84,11 @@ impl Calls {
         self.rows.fill(Row::default());
     }
 
-    /// Somebody wants to hear of commands that take so long, if anybody does. Below a millisecond each is measured by itself.
-    pub fn look(&mut self, slow_ns: Option<u64>) {
+    /// Somebody wants to hear of commands that take so long, if anybody does; `each` of them is measured by itself, and below a millisecond
+    /// in any case.
+    pub fn look(&mut self, slow_ns: Option<u64>, each: bool) {
         self.slow_ns = slow_ns.unwrap_or(u64::MAX);
-        self.exact = self.slow_ns < 1_000_000;
+        self.exact = each || self.slow_ns < 1_000_000;
     }
 
     /// Whether somebody wants to hear of that.
@@ -314,7 +315,7 @@ mod tests {
             calls.at = at;
             calls.called(spec);
         }
-        calls.look(Some(3_000));
+        calls.slow_ns = 3_000;
         calls.end_run();
         calls.end_run();
         assert_eq!(calls.slow, [(0, 3_000), (1, 3_000), (2, 3_000)]);

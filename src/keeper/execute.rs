@@ -89,9 +89,9 @@ impl Keeper {
         let mut done = from;
         let mut next = Next::Done;
         session.active_at = now.boot;
-        if let Some(subscriptions) = &mut session.subscriptions {
+        if let Some(inbox) = &mut session.inbox {
             // What was published before these commands stands before their replies.
-            subscriptions.take(out, usize::MAX);
+            inbox.take(out, usize::MAX);
         }
         'batch: while done < batch.len() {
             let group = (batch.len() - done).min(PREFETCH_GROUP);
@@ -137,8 +137,8 @@ impl Keeper {
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
-            self.take_own(session.protocol, out);
         }
+        self.take_own(session.protocol, out);
         fx.append(&mut self.deferred);
         if self.confirming.contains_key(&conn) {
             self.wake_followers(fx);
@@ -266,7 +266,7 @@ impl Keeper {
                 Outcome::Next
             }
             Exec::Session(SessionCommand::Exec) => {
-                let outcome = self.exec(now, conn, session, spec, gates, out, need, fx);
+                let outcome = self.exec(now, conn, session, spec, gates, args, out, need, fx);
                 self.take_own(session.protocol, out);
                 outcome
             }
@@ -326,6 +326,9 @@ impl Keeper {
         self.calls.called_alone(spec, nanos);
         if self.calls.is_slow(nanos) {
             self.note_slow(now, session, args, nanos);
+        }
+        if !self.monitors.is_empty() {
+            self.show_monitors(now, session, spec, args);
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -21,6 +21,7 @@ mod hold;
 mod latency;
 mod leading;
 mod links;
+mod monitor;
 mod notice;
 mod observe;
 mod pubsub;
@@ -150,6 +151,11 @@ pub enum Effect {
     CloseIdle(ConnId),
     /// Close all clients at once: this node was deposed.
     CloseClients,
+    /// End the process as a signal would: hand over first, or (`now`) do not.
+    Shutdown {
+        /// Whether at once.
+        now: bool,
+    },
     /// Write these settings into the configuration file, then report `ConfigWritten`.
     WriteConfig {
         /// To tell its answer from others.
@@ -276,6 +282,10 @@ pub struct Keeper {
     rewrite: session::Rewrite,
     stats: report::Stats,
     calls: Calls,
+    /// Connections that are shown every command.
+    monitors: BTreeSet<ConnId>,
+    /// Whether expired keys are deleted that nobody asks for: DEBUG SET-ACTIVE-EXPIRE.
+    expires_actively: bool,
     slowlog: SlowLog,
     latency: Latency,
     told: notice::Told,
@@ -383,6 +393,8 @@ impl Keeper {
             rewrite: session::Rewrite::default(),
             stats: report::Stats::new(now),
             calls: Calls::new(config.stopwatch),
+            monitors: BTreeSet::new(),
+            expires_actively: true,
             slowlog: SlowLog::default(),
             latency: Latency::default(),
             told: notice::Told::default(),
@@ -480,7 +492,7 @@ impl Keeper {
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
         }
-        if self.role == Role::Leader {
+        if self.role == Role::Leader && self.expires_actively {
             more |= self.expire_due(now, fx);
         }
         let floor = self.acked.min(self.applied);

@@ -109,12 +109,21 @@ impl Message<'_> {
     }
 }
 
+/// Something for the connection whose batch is being executed.
+#[derive(Debug)]
+enum Own {
+    /// A message, with the pattern by which it gets it.
+    Message(Option<Bytes>, Kept),
+    /// What is the same for every protocol.
+    Encoded(Bytes),
+}
+
 /// Who listens at this node.
 #[derive(Debug, Default)]
 pub(super) struct PubSub {
     listeners: ByKind<BTreeMap<Bytes, BTreeSet<ConnId>>>,
-    /// For the connection whose batch is being executed: they go behind the reply. With the pattern by which it gets each.
-    own: Vec<(Option<Bytes>, Kept)>,
+    /// For the connection whose batch is being executed: they go behind the reply.
+    own: Vec<Own>,
     /// Messages that wait until this is acknowledged, in its order, then in theirs.
     held: VecDeque<(Offset, Kept)>,
     held_bytes: usize,
@@ -164,13 +173,18 @@ impl PubSub {
     }
 }
 
-/// What a connection listens to, and what it was not given yet. A session has one while it listens to something.
+/// What a connection listens to. A session has one while it listens to something.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     names: ByKind<BTreeSet<Bytes>>,
     name_bytes: usize,
-    inbox: VecDeque<Bytes>,
-    inbox_bytes: usize,
+}
+
+/// What a connection was not given yet, beside its replies. A session has one from the first on that it is sent.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
     /// Since when [`PUSHED_BYTES_SLOW`] wait.
     slow_since: Option<Boot>,
     /// It is being closed, because it does not read.
@@ -195,18 +209,20 @@ impl Subscriptions {
     fn size(&self) -> (usize, usize) {
         (self.names.iter().map(BTreeSet::len).sum(), self.name_bytes)
     }
+}
 
+impl Inbox {
     /// Puts one more message in; whether the client reads fast enough for that.
     fn put(&mut self, now: Boot, message: Bytes) -> bool {
-        self.inbox_bytes += message.len();
-        self.inbox.push_back(message);
-        if self.inbox_bytes > PUSHED_BYTES_SLOW {
+        self.bytes += message.len();
+        self.queue.push_back(message);
+        if self.bytes > PUSHED_BYTES_SLOW {
             let since = *self.slow_since.get_or_insert(now);
-            self.overrun = self.inbox_bytes > PUSHED_BYTES_MAX || now.ms_since(since) > PUSHED_SLOW_MS;
+            self.overrun = self.bytes > PUSHED_BYTES_MAX || now.ms_since(since) > PUSHED_SLOW_MS;
         }
         if self.overrun {
-            self.inbox = VecDeque::new();
-            self.inbox_bytes = 0;
+            self.queue = VecDeque::new();
+            self.bytes = 0;
         }
         !self.overrun
     }
@@ -214,15 +230,15 @@ impl Subscriptions {
     /// Moves messages to `out` until that holds `upto` bytes; whether some are left.
     pub fn take(&mut self, out: &mut Output, upto: usize) -> bool {
         while out.len() < upto
-            && let Some(message) = self.inbox.pop_front()
+            && let Some(message) = self.queue.pop_front()
         {
-            self.inbox_bytes -= message.len();
+            self.bytes -= message.len();
             out.put_encoded_shared(&message);
         }
-        if self.inbox_bytes <= PUSHED_BYTES_SLOW {
+        if self.bytes <= PUSHED_BYTES_SLOW {
             self.slow_since = None;
         }
-        !self.inbox.is_empty()
+        !self.queue.is_empty()
     }
 }
 
@@ -370,29 +386,39 @@ impl Keeper {
             for conn in conns {
                 let Some(session) = self.sessions.get_mut(*conn) else {
                     // It is the one whose batch is being executed.
-                    self.pubsub.own.push((pattern.clone(), Kept::of(message)));
+                    self.pubsub.own.push(Own::Message(pattern.clone(), Kept::of(message)));
                     continue;
                 };
                 let protocol = session.protocol;
                 let bytes = encoded[usize::from(protocol == Protocol::Resp3)]
                     .get_or_insert_with(|| message.encode(protocol, pattern.as_ref()));
-                let subscriptions = session.subscriptions.as_mut().expect("whoever listens has subscriptions");
-                if subscriptions.overrun {
-                    continue;
-                }
-                let idle = subscriptions.inbox.is_empty();
-                if !subscriptions.put(now.boot, bytes.clone()) {
-                    let text =
-                        format!("closing client {} ({}): too much was published for it", session.id, session.addr);
-                    self.stats.subscribers_closed += 1;
-                    fx.extend([Effect::CloseClient(*conn), Notice::warn(text)]);
-                } else if idle {
-                    fx.push(Effect::Push(*conn));
-                }
+                let bytes = bytes.clone();
+                self.deliver(now.boot, *conn, bytes, fx);
             }
         }
         self.tell_nodes(message, from, fx);
         listeners.iter().map(|(_, conns)| conns.len()).sum()
+    }
+
+    /// Puts something that is encoded into a connection's inbox; closes the connection if it does not read.
+    pub(super) fn deliver(&mut self, now: Boot, conn: ConnId, bytes: Bytes, fx: &mut Effects) {
+        let Some(session) = self.sessions.get_mut(conn) else {
+            // It is the one whose batch is being executed.
+            self.pubsub.own.push(Own::Encoded(bytes));
+            return;
+        };
+        let inbox = session.inbox.get_or_insert_default();
+        if inbox.overrun {
+            return;
+        }
+        let idle = inbox.queue.is_empty();
+        if !inbox.put(now, bytes) {
+            let text = format!("closing client {} ({}): too much was published for it", session.id, session.addr);
+            self.stats.subscribers_closed += 1;
+            fx.extend([Effect::CloseClient(conn), Notice::warn(text)]);
+        } else if idle {
+            fx.push(Effect::Push(conn));
+        }
     }
 
     /// A leader tells every follower, a follower its leader.
@@ -438,16 +464,19 @@ impl Keeper {
 
     /// What the connection that is being executed was told, behind its reply.
     pub(super) fn take_own(&mut self, protocol: Protocol, out: &mut Output) {
-        for (pattern, kept) in self.pubsub.own.drain(..) {
-            out.put_encoded_shared(&kept.message().encode(protocol, pattern.as_ref()));
+        for own in self.pubsub.own.drain(..) {
+            out.put_encoded_shared(&match own {
+                Own::Message(pattern, kept) => kept.message().encode(protocol, pattern.as_ref()),
+                Own::Encoded(bytes) => bytes,
+            });
         }
     }
 
     /// Moves what was published for `conn` to `out`, until that holds `upto` bytes; whether something is left. To be called after
     /// [`Effect::Push`], which is not repeated before everything was taken.
     pub fn take_pushed(&mut self, conn: ConnId, out: &mut Output, upto: usize) -> bool {
-        let subscriptions = self.sessions.get_mut(conn).and_then(|session| session.subscriptions.as_mut());
-        subscriptions.is_some_and(|s| s.take(out, upto))
+        let inbox = self.sessions.get_mut(conn).and_then(|session| session.inbox.as_mut());
+        inbox.is_some_and(|inbox| inbox.take(out, upto))
     }
 
     /// PUBSUB CHANNELS and SHARDCHANNELS.
@@ -490,13 +519,13 @@ mod tests {
     #[test]
     fn inbox_ends_at_the_hard_bound_and_when_it_is_long_for_long() {
         let mib = Bytes::from(vec![b'x'; 1 << 20]);
-        let mut fast = Subscriptions::default();
+        let mut fast = Inbox::default();
         let room = PUSHED_BYTES_MAX >> 20;
         assert!((0..room).all(|_| fast.put(at(0), mib.clone())));
         assert!(!fast.put(at(0), mib.clone()), "one too many");
-        assert!(fast.overrun && fast.inbox.is_empty() && fast.inbox_bytes == 0);
+        assert!(fast.overrun && fast.queue.is_empty() && fast.bytes == 0);
 
-        let mut slow = Subscriptions::default();
+        let mut slow = Inbox::default();
         let room = PUSHED_BYTES_SLOW >> 20;
         assert!((0..=room).all(|_| slow.put(at(0), mib.clone())));
         assert!(slow.put(at(PUSHED_SLOW_MS), mib.clone()));

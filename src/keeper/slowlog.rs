@@ -97,7 +97,7 @@ impl Keeper {
         let spike = Some(self.settings().latency_threshold_ms).filter(|ms| *ms > 0);
         self.latency.threshold_ms = spike;
         let spike = spike.map(|ms| ms.saturating_mul(1_000_000));
-        self.calls.look(log.into_iter().chain(spike).min());
+        self.calls.look(log.into_iter().chain(spike).min(), !self.monitors.is_empty());
         self.slowlog.kept.truncate(self.config.settings.slowlog_max_len);
     }
 

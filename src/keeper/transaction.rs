@@ -20,7 +20,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::base::clock::Now;
+use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Epoch, Offset};
 use crate::base::limits::{PREFETCH_GROUP, TRANSACTION_ARGS_MAX, TRANSACTION_BYTES_MAX, WATCHED_KEYS_MAX};
 use crate::command::{CommandError, CommandSpec, Done, Exec, Flag, SessionCommand, find, keys_of, resolve, slot};
@@ -38,6 +38,7 @@ const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 const NOT_INSIDE: &str = "ERR Command not allowed inside a transaction";
 const SSUBSCRIBE_INSIDE_EXEC: &str = "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
+const MONITOR_INSIDE_EXEC: &str = "ERR MONITOR isn't allowed for DENY BLOCKING client";
 const TOO_LARGE: &str = "ERR the transaction is too large";
 const TOO_LARGE_EFFECTS: &str = "ERR the effects of the transaction are too large for one more command";
 const TOO_MANY_WATCHED: &str = "ERR this connection watches too many keys";
@@ -250,6 +251,7 @@ impl Keeper {
         session: &mut Session,
         spec: &'static CommandSpec,
         gates: Gates,
+        args: &Args<'_>,
         out: &mut Output,
         need: &mut Offset,
         fx: &mut Effects,
@@ -263,7 +265,7 @@ impl Keeper {
         if let Some(text) = refusal {
             self.end_transaction(session);
             self.calls.failed(spec);
-            self.calls.called_since(spec, began);
+            self.count_exec(now, session, spec, args, began);
             return self.refuse(protocol, text, out);
         }
         let transaction = session.transaction.take().expect("there is one");
@@ -288,7 +290,7 @@ impl Keeper {
         let changed = self.watched_keys_changed(session);
         self.unwatch(session);
         if changed {
-            self.calls.called_since(spec, began);
+            self.count_exec(now, session, spec, args, began);
             Reply::new(out, protocol).null_array();
             return Outcome::Next;
         }
@@ -308,12 +310,20 @@ impl Keeper {
             from += group;
         }
         self.calls.slow = slow_before;
-        self.calls.called_since(spec, began);
+        self.count_exec(now, session, spec, args, began);
         self.stats.commands += queue.len() as u64;
         if !self.scratch.is_empty() {
             *need = self.append(session);
         }
         if closes { Outcome::Stop(Next::CloseAfter) } else { Outcome::Next }
+    }
+
+    /// EXEC was executed.
+    fn count_exec(&mut self, now: Now, session: &Session, spec: &'static CommandSpec, args: &Args<'_>, began: Boot) {
+        self.calls.called_since(spec, began);
+        if !self.monitors.is_empty() {
+            self.show_monitors(now, session, spec, args);
+        }
     }
 
     /// Executes one command of a transaction to its end; its effects stay in `scratch`. Whether the connection ends with EXEC's reply.
@@ -362,6 +372,10 @@ impl Keeper {
             }
             Exec::Session(SessionCommand::SSubscribe) => {
                 self.reject(spec, session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
+                return false;
+            }
+            Exec::Session(SessionCommand::Monitor) => {
+                self.reject(spec, session.protocol, MONITOR_INSIDE_EXEC, out);
                 return false;
             }
             Exec::Session(command) => {

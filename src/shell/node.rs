@@ -68,6 +68,8 @@ pub struct Node {
     write_config: Option<WriteConfig>,
     /// Why this node cannot go on, once that is so.
     pub(super) failure: watch::Sender<Option<String>>,
+    /// That SHUTDOWN was asked for, and whether at once.
+    pub(super) shutdown: watch::Sender<Option<bool>>,
     /// Ends every thread of this node, at once.
     pub(super) over: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl Node {
             access: Mutex::new(None),
             write_config,
             failure: watch::Sender::new(None),
+            shutdown: watch::Sender::new(None),
             over: CancellationToken::new(),
         }
     }
@@ -228,6 +231,9 @@ impl Node {
                     node.handle(Event::ConfigWritten { id, result });
                 });
             }
+            Effect::Shutdown { now } => {
+                self.shutdown.send_replace(Some(now));
+            }
             Effect::Exit { reason } => self.fail(reason),
             Effect::Notice(notice) => log(&notice),
             Effect::Release { .. } | Effect::Resume(_) | Effect::Push(_) | Effect::WakeLink(_) => {
@@ -308,6 +314,7 @@ fn is_order(effect: &Effect) -> bool {
         | Effect::CloseIdle(_)
         | Effect::CloseClients
         | Effect::WriteConfig { .. }
+        | Effect::Shutdown { .. }
         | Effect::Exit { .. }
         | Effect::Notice(_) => true,
     }

@@ -286,6 +286,12 @@ impl Server {
         self.node.failure.subscribe()
     }
 
+    /// Becomes `Some` when SHUTDOWN was asked for, with whether at once; whoever started the node has to end it.
+    #[must_use]
+    pub fn shutdown(&self) -> watch::Receiver<Option<bool>> {
+        self.node.shutdown.subscribe()
+    }
+
     /// Leaves the cluster in good order: hands the leadership over, and waits until every client is gone or `patience` is over.
     /// Then [`Server::stop`] it.
     pub async fn leave(&self, patience: Duration) {

@@ -106,6 +106,8 @@ pub struct World {
     pub uncoordinated: BTreeSet<usize>,
     /// Nodes whose process stands still.
     pub asleep: BTreeSet<usize>,
+    /// Connections that do not read.
+    pub deaf: BTreeSet<ConnId>,
     /// Nodes whose requests the coordination service does not get to, and whom it does not tell anything.
     pub unserved: BTreeSet<usize>,
     /// What it has to tell them.
@@ -151,6 +153,7 @@ impl World {
             bandwidth: BTreeMap::new(),
             uncoordinated: BTreeSet::new(),
             asleep: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             unserved: BTreeSet::new(),
             untold: BTreeMap::new(),
             wall_ahead_ms: BTreeMap::new(),
@@ -280,6 +283,7 @@ impl World {
                     node.released.insert(conn, seq);
                 }
                 Effect::Resume(conn) => node.resumed.push(conn),
+                Effect::Push(conn) if self.deaf.contains(&conn) => {}
                 Effect::Push(conn) => {
                     let mut out = Output::new();
                     assert!(!node.keeper.take_pushed(conn, &mut out, usize::MAX));
@@ -293,6 +297,7 @@ impl World {
                     let result = self.unwritable.clone().map_or(Ok(()), Err);
                     self.event(i, Event::ConfigWritten { id, result });
                 }
+                Effect::Shutdown { .. } => {}
                 Effect::Exit { reason } => {
                     let exits = self.exits.as_mut().unwrap_or_else(|| panic!("n{i} exits: {reason}"));
                     exits.push(format!("n{i} {reason}"));

@@ -248,6 +248,7 @@ impl Keeper {
     /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
     fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
         let marks = [
+            ('O', s.monitors),
             ('P', s.subscriptions.is_some()),
             ('x', s.transaction.is_some()),
             ('b', self.waiting.contains_key(&conn)),

@@ -7,14 +7,11 @@ use sha2::{Digest, Sha256};
 
 use crate::base::clock::Now;
 use crate::base::ids::ConnId;
-use crate::command::{CommandError, integer};
+use crate::command::{CommandError, REDIS_VERSION, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Output, Protocol, Reply};
 
 use super::{Answer, Flow, Replies, Session};
-
-/// Version of Redis whose commands and words this is built to; clients choose features by it.
-pub(super) const REDIS_VERSION: &str = "7.2.4";
 
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -251,6 +248,8 @@ impl Keeper {
     pub(super) fn reset(&mut self, conn: ConnId, session: &mut Session, out: &mut Output) -> Answer {
         self.end_transaction(session);
         self.unsubscribe_all(conn, session);
+        self.stop_monitoring(conn, session);
+        session.inbox = None;
         session.protocol = Protocol::Resp2;
         session.trusted = self.config.password.is_none();
         session.name.clear();

@@ -11,7 +11,7 @@ use crate::base::ids::NodeId;
 use crate::base::limits::HANDOVER_MS;
 use crate::command::{CommandError, integer};
 use crate::keeper::handover::NotNow;
-use crate::keeper::{Effects, Keeper};
+use crate::keeper::{Effect, Effects, Keeper, Notice};
 use crate::replication::wire::Wish;
 use crate::resp::{Args, Reply};
 
@@ -62,7 +62,31 @@ fn syntax<T>() -> Result<T, Cow<'static, str>> {
     Err(CommandError::Syntax.text().into_owned().into())
 }
 
+const CANNOT_SAVE: &str =
+    "ERR SHUTDOWN SAVE is not possible: everything is in memory alone, and what the other nodes hold stays";
+const NONE_UNDER_WAY: &str = "ERR No shutdown in progress.";
+const NO_WAY_BACK: &str = "ERR this node is leaving, which cannot be taken back";
+
 impl Keeper {
+    /// SHUTDOWN: the process ends as with SIGTERM, or (NOW) at once. Nothing is answered but an error.
+    pub(super) fn shutdown(&mut self, args: &Args<'_>, fx: &mut Effects) -> Answer {
+        let has = |word: &[u8]| args.iter().skip(1).filter(|arg| arg.eq_ignore_ascii_case(word)).count();
+        let [save, nosave, now, force, abort] = [&b"save"[..], b"nosave", b"now", b"force", b"abort"].map(has);
+        let known = save + nosave + now + force + abort == args.len() - 1;
+        if !known || save > 0 && nosave > 0 || abort > 0 && args.len() > 2 {
+            return Err(CommandError::Syntax.to_string().into());
+        }
+        match () {
+            () if abort > 0 && !self.leaving => Err(NONE_UNDER_WAY.into()),
+            () if abort > 0 => Err(NO_WAY_BACK.into()),
+            () if save > 0 => Err(CANNOT_SAVE.into()),
+            () => {
+                fx.extend([Notice::info("SHUTDOWN was asked for"), Effect::Shutdown { now: now > 0 }]);
+                Ok(Flow::Close)
+            }
+        }
+    }
+
     /// DATAKEEPER HANDOVER [TO node], at the leader.
     pub(super) fn handover_command(
         &mut self,

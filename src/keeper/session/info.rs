@@ -10,12 +10,12 @@ use std::fmt::{Display, Write};
 use crate::base::clock::Now;
 use crate::base::limits::CLIENTS_MAX;
 use crate::cluster::role::Role;
+use crate::command::REDIS_VERSION;
 use crate::keeper::Keeper;
 use crate::keeper::pubsub::Kind;
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Reply};
 
-use super::connection::REDIS_VERSION;
 use super::view::hex_id;
 use super::{Answer, Flow, parameters};
 

@@ -13,6 +13,7 @@ mod clients;
 mod cluster;
 mod config;
 mod connection;
+mod debug;
 mod handover;
 mod info;
 mod memory;
@@ -31,7 +32,7 @@ use crate::resp::{Args, Output, Protocol, Reply};
 
 use clients::Unblock;
 
-use super::pubsub::{Kind, Subscriptions};
+use super::pubsub::{Inbox, Kind, Subscriptions};
 use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
@@ -97,6 +98,10 @@ pub(super) struct Session {
     pub unblocked: Option<Unblock>,
     /// What it listens to, if it does.
     pub subscriptions: Option<Box<Subscriptions>>,
+    /// It is in MONITOR.
+    pub monitors: bool,
+    /// What it is to be given beside its replies.
+    pub inbox: Option<Box<Inbox>>,
 }
 
 /// Which replies a connection gets.
@@ -236,6 +241,8 @@ impl Keeper {
             replies: Replies::All,
             unblocked: None,
             subscriptions: None,
+            monitors: false,
+            inbox: None,
         };
         self.sessions.map.insert(conn, Box::new(session));
         true
@@ -246,6 +253,7 @@ impl Keeper {
         if let Some(mut session) = self.sessions.map.remove(&conn) {
             self.end_transaction(&mut session);
             self.unsubscribe_all(conn, &mut session);
+            self.stop_monitoring(conn, &mut session);
             self.forget_rewrite(&mut session);
         }
         self.waiting.remove(&conn);
@@ -320,6 +328,10 @@ impl Keeper {
             SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
             SessionCommand::ConfigSet => self.config_set(args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
+            SessionCommand::DebugSetActiveExpire => self.set_active_expire(args, &mut reply),
+            SessionCommand::DebugSleep => debug::sleep(now, session, args, &mut reply),
+            SessionCommand::Monitor => self.monitor(conn, session, &mut reply),
+            SessionCommand::Shutdown => self.shutdown(args, fx),
             SessionCommand::LatencyDoctor => self.latency_doctor(&mut reply),
             SessionCommand::LatencyGraph => self.latency_graph(now, args, &mut reply),
             SessionCommand::LatencyHistogram => self.latency_histogram(args, &mut reply),
