@@ -5,6 +5,8 @@
 //! // a comment
 //! @password             nodes started from here on want the password "open sesame"
 //! @joiner               nodes started from here on found no cluster; @founder: they may
+//! @readonly             nodes started from here on answer writes with -READONLY while they do not lead
+//! @fresh                nodes started from here on answer reads from data of at most 200 ms
 //! @start n0
 //! @in_sync 3            lets time pass until so many nodes are in sync
 //! @run 100              lets that many ms pass
@@ -29,7 +31,7 @@ use std::path::Path;
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::role::Role;
 use datakeeper::cluster::status::Status;
-use datakeeper::keeper::{Acks, KeeperConfig, Next};
+use datakeeper::keeper::{Acks, KeeperConfig, Next, WritesOnReplica};
 use support::world::{SLOWNESS, World};
 
 /// Addresses as a real cluster has them; n2 shows an IPv6 address, n3 a host name.
@@ -56,6 +58,16 @@ fn joiner(i: usize, config: &mut KeeperConfig) {
 fn with_file(i: usize, config: &mut KeeperConfig) {
     realistic(i, config);
     config.config_file = Some("/etc/datakeeper.yml".to_string());
+}
+
+fn readonly_replicas(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.writes_on_replica = WritesOnReplica::Readonly;
+}
+
+fn fresh_replicas(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.max_staleness_ms = 200;
 }
 
 fn acks_leader(i: usize, config: &mut KeeperConfig) {
@@ -168,6 +180,8 @@ fn replay(script: &str) -> String {
             ["@slow", ms] => SLOWNESS.set(ms.parse::<u64>().expect("@slow ms") * 1_000_000),
             ["@joiner"] => world.tune = joiner,
             ["@founder"] => world.tune = realistic,
+            ["@readonly"] => world.tune = readonly_replicas,
+            ["@fresh"] => world.tune = fresh_replicas,
             ["@start", name] => world.start(node(name)),
             ["@crash", name] => world.crash(node(name)),
             ["@cut_off", name] => _ = world.cut_off.insert(node(name)),
@@ -237,7 +251,10 @@ transcripts!(
     info,
     monitor,
     operators,
+    position,
     pubsub,
+    replicas,
+    sentinel,
     slow,
     transaction,
     wait

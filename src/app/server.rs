@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{self, Bootstrap, Config, rewrite};
 use crate::base::limits::CLIENTS_MAX;
-use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings};
+use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
@@ -146,6 +146,11 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         config::ReadMode::Confirm => ReadMode::Confirm,
         config::ReadMode::Local => ReadMode::Local,
     };
+    keeper.writes_on_replica = match config.writes_on_replica {
+        config::WritesOnReplica::Moved => WritesOnReplica::Moved,
+        config::WritesOnReplica::Readonly => WritesOnReplica::Readonly,
+    };
+    keeper.max_staleness_ms = config.replication.max_staleness_ms;
     keeper.backlog_bytes = usize::try_from(config.replication.backlog_bytes).unwrap_or(usize::MAX);
     keeper.bootstrap = match config.bootstrap {
         Bootstrap::Auto => true,
@@ -162,6 +167,8 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     };
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),
+        ("writes_on_replica".to_owned(), config.writes_on_replica.as_str().to_owned()),
+        ("replication.max_staleness_ms".to_owned(), config.replication.max_staleness_ms.to_string()),
         ("loglevel".to_owned(), config.log.level.as_str().to_owned()),
     ];
     Options {

@@ -25,6 +25,7 @@ mod keyspace;
 mod lcs;
 mod number;
 mod pubsub;
+mod sentinel;
 mod server;
 mod session;
 mod spec;

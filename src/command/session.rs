@@ -16,6 +16,7 @@ pub enum SessionCommand {
     AdminSetConfig,
     Asking,
     Auth,
+    ClientCapa,
     ClientGetName,
     ClientGetRedir,
     ClientId,
@@ -46,7 +47,9 @@ pub enum SessionCommand {
     ConfigResetStat,
     ConfigRewrite,
     ConfigSet,
+    DataKeeperAfter,
     DataKeeperHandover,
+    DataKeeperPosition,
     DataKeeperStatus,
     DebugSetActiveExpire,
     DebugSleep,
@@ -83,6 +86,16 @@ pub enum SessionCommand {
     SSubscribe,
     SUnsubscribe,
     Select,
+    SentinelCkQuorum,
+    SentinelFailover,
+    SentinelGetMasterAddr,
+    SentinelIsMasterDown,
+    SentinelMaster,
+    SentinelMasters,
+    SentinelMyId,
+    /// SENTINEL REPLICAS and SENTINEL SLAVES.
+    SentinelReplicas,
+    SentinelSentinels,
     Shutdown,
     SlowlogGet,
     SlowlogLen,
@@ -190,6 +203,11 @@ const ALL_NODES: &[&str] = &["request_policy:all_nodes", "response_policy:all_su
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
 const CLIENT: &[CommandSpec] = &[
+    CommandSpec::session("client|capa", -3, Run::ClientCapa).args("capability [capability ...]").flags(CONNECTION).doc(
+        Group::Connection,
+        "8.0.0",
+        "Says what the client can do: with REDIRECT, it is told the leader in Valkey's words.",
+    ),
     CommandSpec::session("client|getname", 2, Run::ClientGetName).flags(CONNECTION).doc(
         Group::Connection,
         "2.6.9",
@@ -361,6 +379,18 @@ const CLUSTER: &[CommandSpec] =
     ];
 
 const DATAKEEPER: &[CommandSpec] = &[
+    CommandSpec::session("datakeeper|after", 3, Run::DataKeeperAfter)
+        .args("position")
+        .flags(&[Loading, Stale, Fast])
+        .doc(Group::Server, "0.1.0", "Lets later reads of the connection wait until they show a position."),
+    CommandSpec::session("datakeeper|position", -2, Run::DataKeeperPosition)
+        .args("[WRITE | READ]")
+        .flags(&[Loading, Stale, Fast])
+        .doc(
+            Group::Server,
+            "0.1.0",
+            "Returns the position of the connection's last write, or the one up to which its reads show the history.",
+        ),
     CommandSpec::session("datakeeper|handover", -2, Run::DataKeeperHandover).args("[TO node]").flags(ROLES).doc(
         Group::Server,
         "0.1.0",

@@ -284,6 +284,7 @@ pub enum Group {
     Cluster,
     Transactions,
     Pubsub,
+    Sentinel,
 }
 
 impl Group {
@@ -299,6 +300,7 @@ impl Group {
             Group::Cluster => "cluster",
             Group::Transactions => "transactions",
             Group::Pubsub => "pubsub",
+            Group::Sentinel => "sentinel",
         }
     }
 }
@@ -484,7 +486,7 @@ impl CommandSpec {
                 Group::Connection => Categories::of(&[Category::Connection]),
                 Group::Transactions => Categories::of(&[Category::Transaction]),
                 // That of PUBSUB follows from the flag.
-                Group::Server | Group::Cluster | Group::Pubsub => Categories::of(&[]),
+                Group::Server | Group::Cluster | Group::Pubsub | Group::Sentinel => Categories::of(&[]),
             };
         }
         self

@@ -6,7 +6,7 @@
 
 use crate::command::spec::CommandSpec;
 use crate::command::{
-    CommandError, bits, debug, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, server, session,
+    CommandError, bits, debug, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, sentinel, server, session,
     string, transaction,
 };
 use crate::resp::Args;
@@ -27,6 +27,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     session::ROWS,
     transaction::ROWS,
     pubsub::ROWS,
+    sentinel::ROWS,
 ];
 
 /// Every command; subcommands are in their container's row.

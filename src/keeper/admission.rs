@@ -14,7 +14,7 @@ use crate::command::{Flag, Flags};
 use crate::replication::in_sync::may_commit;
 
 use super::session::{Session, host_and_port};
-use super::{Effect, Effects, Keeper};
+use super::{Effect, Effects, Keeper, WritesOnReplica};
 
 /// Work of a sweep before a write is refused for lack of memory: about 5 ms.
 const FULL_SWEEP_WORK: usize = 40_000;
@@ -34,6 +34,10 @@ pub(super) enum Refusal {
     TooFew,
     /// Too much waits for acknowledgement.
     Backlog,
+    /// This follower has not applied yet what the connection wants to see.
+    Behind,
+    /// The data of this follower may be older than it may be.
+    TooOld,
 }
 
 impl Refusal {
@@ -46,6 +50,8 @@ impl Refusal {
             Refusal::NoLease => "TRYAGAIN The leader cannot confirm its lease",
             Refusal::TooFew => "NOREPLICAS Not enough good replicas to write.",
             Refusal::Backlog => "TRYAGAIN Too many writes wait for the replicas",
+            Refusal::Behind => "TRYAGAIN This replica has not come to the position that the connection reads after",
+            Refusal::TooOld => "TRYAGAIN The data of this replica may be older than replication.max_staleness_ms",
         }
     }
 }
@@ -57,6 +63,8 @@ pub(super) enum Gate {
     Serve,
     /// The client is sent to the leader.
     Moved,
+    /// The client is sent to the leader if it understands that, or refused.
+    Elsewhere(Refusal),
     /// It waits; when that has lasted too long, it is refused.
     Wait(Refusal),
     /// CLIENT PAUSE holds it until then.
@@ -80,6 +88,9 @@ pub(super) enum Held {
     /// It is answered with this error line.
     Refused(Cow<'static, str>),
 }
+
+/// What a write is answered by a replica that redirects nobody.
+const READONLY: &str = "READONLY You can't write against a read only replica.";
 
 /// What a write that grows the store is answered when memory is full.
 pub(super) const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
@@ -128,12 +139,32 @@ impl Keeper {
         if self.leading.is_none() && session.since <= self.led_until {
             gates.read = gates.write;
         }
+        if self.leading.is_none() && gates.read == Gate::Serve {
+            gates.read = self.replica_read_gate(now, session, gates.write);
+        }
         if gates.write == Gate::Serve
             && let Some(until) = self.paused(now, false)
         {
             gates.write = Gate::Paused(until);
         }
         gates
+    }
+
+    /// The gate of reads that this follower could answer.
+    fn replica_read_gate(&self, now: Now, session: &Session, write: Gate) -> Gate {
+        let limit = self.config.max_staleness_ms;
+        if session.takes_redirects && !session.readonly {
+            // As Valkey has it: who can be redirected reads at a replica only if it said so.
+            return write;
+        }
+        if session.read_after > self.applied {
+            return Gate::Wait(Refusal::Behind);
+        }
+        if limit > 0 && self.staleness_ms(now) > limit {
+            let elsewhere = self.leader_is_confirmed(now);
+            return if elsewhere { Gate::Elsewhere(Refusal::TooOld) } else { Gate::Refuse(Refusal::TooOld) };
+        }
+        Gate::Serve
     }
 
     fn leader_gates(&self, now: Now, asked: Option<Boot>) -> Gates {
@@ -172,7 +203,8 @@ impl Keeper {
         let text = match gate {
             Gate::Serve if grows && self.is_full() => OOM.into(),
             Gate::Serve => return None,
-            Gate::Moved => self.redirect(now, conn, session, slot),
+            Gate::Moved => self.redirect(now, conn, session, None, slot),
+            Gate::Elsewhere(refusal) => self.redirect(now, conn, session, Some(refusal), slot),
             Gate::Wait(refusal) => {
                 if refusal == Refusal::Backlog
                     && self.leading.as_ref().is_some_and(|l| now.boot < l.progress.plus_ms(HOLD_MS))
@@ -184,9 +216,17 @@ impl Keeper {
                     if refusal == Refusal::NoLease {
                         self.ask_for_round(now, conn, &mut session.reads_asked);
                     }
+                    if refusal == Refusal::Behind {
+                        self.behind.insert(conn, session.read_after);
+                    }
                     return Some(Held::Waits);
                 }
-                refusal.text().into()
+                match refusal {
+                    Refusal::Behind if self.leader_is_confirmed(now) => {
+                        self.redirect(now, conn, session, Some(refusal), slot)
+                    }
+                    _ => refusal.text().into(),
+                }
             }
             Gate::Paused(until) => {
                 self.waiting.insert(conn, until);
@@ -198,19 +238,25 @@ impl Keeper {
         Some(Held::Refused(text))
     }
 
-    /// The error line that sends a client to the leader.
+    /// The error line that sends a client to the leader, in the words that its connection understands; one that understands none is
+    /// refused its read for `read`, or told that this is a replica.
     pub(super) fn redirect(
         &mut self,
         now: Now,
         conn: ConnId,
         session: &mut Session,
+        read: Option<Refusal>,
         slot: impl FnOnce() -> u16,
     ) -> Cow<'static, str> {
         let Some(addr) = self.leader_client_addr().map(str::to_string) else { return Refusal::NoLeader.text().into() };
         self.stats.redirects += 1;
         self.note_redirect(now, conn, session);
         let (host, port) = host_and_port(&addr);
-        format!("MOVED {} {host}:{port}", slot()).into()
+        match self.config.writes_on_replica {
+            _ if session.takes_redirects => format!("REDIRECT {host}:{port}").into(),
+            WritesOnReplica::Readonly if !session.knows_slots => read.map_or(READONLY, Refusal::text).into(),
+            _ => format!("MOVED {} {host}:{port}", slot()).into(),
+        }
     }
 
     /// Whether this follower has heard its leader so lately that clients can be sent there.

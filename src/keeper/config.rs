@@ -70,6 +70,17 @@ impl Default for Settings {
     }
 }
 
+/// How a client that sent a write to a replica gets to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritesOnReplica {
+    /// It is told where the leader is, as in a Redis cluster.
+    Moved,
+    /// It is told that this is a replica, as by a Redis outside a cluster.
+    Readonly,
+    /// The write is passed on to the leader.
+    Proxy,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct KeeperConfig {
@@ -91,6 +102,10 @@ pub struct KeeperConfig {
     pub acks: Acks,
     /// What reads rest on.
     pub read_mode: ReadMode,
+    /// What happens to a write at a replica, unless its connection asked for something else.
+    pub writes_on_replica: WritesOnReplica,
+    /// A replica whose data may be older than that does not answer reads, ms; 0 for no limit.
+    pub max_staleness_ms: u64,
     /// Log kept for partial resync, in bytes.
     pub backlog_bytes: usize,
     /// Whether this node may found a cluster.
@@ -129,6 +144,8 @@ impl KeeperConfig {
             shared: ClusterConfig::default(),
             acks: Acks::InSync,
             read_mode: ReadMode::Lease,
+            writes_on_replica: WritesOnReplica::Moved,
+            max_staleness_ms: 0,
             backlog_bytes: 64 << 20,
             bootstrap: true,
             secret: None,

@@ -111,6 +111,7 @@ impl Keeper {
                 self.resume_blocked(fx);
             }
         }
+        self.tell_sentinel_clients(now, fx);
     }
 
     /// Asks for this node's directory entry to say what it holds now.

@@ -71,6 +71,7 @@ impl Keeper {
             return Executed { commands: 0, seq: None, next: Next::CloseAfter };
         };
         self.waiting.remove(&conn);
+        self.behind.remove(&conn);
         self.confirming.remove(&conn);
         if self.pause.is_some()
             && let Some(until) = self.paused(now, true)
@@ -83,7 +84,7 @@ impl Keeper {
             self.clock = self.clock.max(now.wall);
         }
         self.calls.begin(now.boot);
-        let (mut role, mut gates) = (self.role, self.gates_of(now, &session));
+        let mut gates = self.gates_of(now, &session);
         let end_before = self.log.end();
         let mut need = Offset::ZERO;
         let mut done = from;
@@ -103,7 +104,7 @@ impl Keeper {
                 let args = batch.args(done, input);
                 self.calls.at = done;
                 let unheard = session.replies.begin().then(|| out.mark());
-                let outcome = self.command(now, conn, &mut session, gates, &args, *hash, out, &mut need, fx);
+                let outcome = self.command(now, conn, &mut session, &mut gates, &args, *hash, out, &mut need, fx);
                 if let Some(mark) = unheard
                     && session.replies.end(matches!(outcome, Outcome::Next))
                 {
@@ -112,10 +113,6 @@ impl Keeper {
                 match outcome {
                     Outcome::Next => {
                         done += 1;
-                        if self.role != role {
-                            // The command was FAILOVER or its like: what follows it meets other gates.
-                            (role, gates) = (self.role, self.gates_of(now, &session));
-                        }
                         if out.len() > OUTPUT_BYTES_PAUSE && done < batch.len() {
                             // The shell sends before it calls again: a batch of large reads piles nothing up.
                             next = Next::Again;
@@ -180,7 +177,7 @@ impl Keeper {
         now: Now,
         conn: ConnId,
         session: &mut Session,
-        gates: Gates,
+        gates: &mut Gates,
         args: &Args<'_>,
         first_key: Option<KeyHash>,
         out: &mut Output,
@@ -216,7 +213,7 @@ impl Keeper {
         }
         session.last_command = spec.name;
         if session.transaction.is_some()
-            && let Some(outcome) = self.queue(now, conn, session, gates, spec, args, out)
+            && let Some(outcome) = self.queue(now, conn, session, *gates, spec, args, out)
         {
             return outcome;
         }
@@ -266,8 +263,9 @@ impl Keeper {
                 Outcome::Next
             }
             Exec::Session(SessionCommand::Exec) => {
-                let outcome = self.exec(now, conn, session, spec, gates, args, out, need, fx);
+                let outcome = self.exec(now, conn, session, spec, *gates, args, out, need, fx);
                 self.take_own(session.protocol, out);
+                *gates = self.gates_of(now, session);
                 outcome
             }
             Exec::Session(command) => {
@@ -287,6 +285,11 @@ impl Keeper {
                     }
                     self.count_executed(now, session, spec, args, quick);
                 }
+                if command == SessionCommand::DataKeeperPosition {
+                    *need = (*need).max(self.log.end());
+                }
+                // It may have changed the role (FAILOVER), or what the connection asks for (READONLY).
+                *gates = self.gates_of(now, session);
                 match flow {
                     Flow::Done => {
                         session.wait_until = None;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
-use crate::base::ids::{DatasetId, Epoch, LinkId, Offset};
+use crate::base::ids::{ConnId, DatasetId, Epoch, LinkId, Offset};
 use crate::base::limits::{APPLY_BYTES_PER_TURN, PREFETCH_GROUP};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
@@ -43,6 +43,11 @@ pub(super) struct Following {
     pub matched: Offset,
     /// The leader's clock as last received, ns; echoed in acks.
     pub sent_at: u64,
+    /// The least by which this node's clock was ahead of the leader's when a frame arrived on this link, ns: what a frame is later than that, it was
+    /// on its way longer than the fastest.
+    ahead: i128,
+    /// Once this much is applied, everything is that was acknowledged at the instant beside it.
+    fresh_once: Option<(Offset, Boot)>,
     /// When anything was last received on the link.
     pub heard: Boot,
     /// The leader said in this epoch that it reads without leases, so that no promise has to be kept once it is gone.
@@ -86,6 +91,8 @@ impl Keeper {
             refuses: false,
             matched: Offset::ZERO,
             sent_at: 0,
+            ahead: i128::MAX,
+            fresh_once: None,
             heard: now.boot,
             confirms: false,
             lost: false,
@@ -289,6 +296,7 @@ impl Keeper {
         };
         f.heard = now.boot;
         f.sent_at = f.sent_at.max(sent_at);
+        f.ahead = f.ahead.min(i128::from(now.boot.0) - i128::from(sent_at));
         self.heard_clock = self.heard_clock.max(clock);
         self.pulse.lock().grant(now, epoch, sent_at);
         Ok(true)
@@ -300,11 +308,17 @@ impl Keeper {
         now: Now,
         link: LinkId,
         head: &AppendHead,
+        sure: bool,
         body: Option<Bytes>,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
         if !self.hear_leader(now, link, head.epoch, head.sent_at, head.clock, fx)? {
             return Ok(());
+        }
+        if sure {
+            let f = self.following.as_mut().expect("hear_leader looked");
+            let sent = u64::try_from(i128::from(head.sent_at) + f.ahead).map_or(now.boot, Boot);
+            f.fresh_once.get_or_insert((head.acked, sent));
         }
         if let Some(body) = body {
             if head.count > 0 {
@@ -317,8 +331,22 @@ impl Keeper {
                 self.clock = self.clock.max(head.clock);
             }
         }
+        self.note_freshness();
         self.ack_due(link, fx);
         Ok(())
+    }
+
+    /// What is applied may be all that was acknowledged at some later instant than was known.
+    fn note_freshness(&mut self) {
+        let Some(f) = &mut self.following else { return };
+        if let Some((_, at)) = f.fresh_once.take_if(|(offset, _)| *offset <= self.applied) {
+            self.fresh_at = self.fresh_at.max(at);
+        }
+    }
+
+    /// How old the data of this follower may be, ms.
+    pub(super) fn staleness_ms(&self, now: Now) -> u64 {
+        now.boot.ms_since(self.fresh_at)
     }
 
     fn take_entries(&mut self, head: &AppendHead, body: Bytes) -> Result<(), WireError> {
@@ -413,6 +441,12 @@ impl Keeper {
             entries.truncate(entries.partition_point(|entry| entry.offset <= bound));
             bytes += entries.iter().map(|entry| entry.mutations.len() + 64).sum::<usize>();
             self.apply_entries(&entries);
+        }
+        if !self.behind.is_empty() {
+            let applied = self.applied;
+            let there: Vec<ConnId> =
+                self.behind.extract_if(.., |_, offset| *offset <= applied).map(|(conn, _)| conn).collect();
+            fx.extend(there.into_iter().filter(|conn| self.waiting.remove(conn).is_some()).map(Effect::Resume));
         }
         let floor_counts = !self.config.rules.leaves_out(Rule::SnapshotFloor);
         let reached = |i: &Intake| !floor_counts || self.acked.min(self.applied) >= i.as_of();

@@ -19,8 +19,8 @@ use crate::cluster::coordinator::CoordRequest;
 use crate::replication::log::Log;
 use crate::replication::resync::{Resync, View, decide};
 use crate::replication::wire::{
-    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, PUBLISH, Reason, Refused, Welcome,
-    WireError,
+    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, PUBLISH, Reason, Refused, SURE,
+    Welcome, WireError,
 };
 
 use super::leading::Follower;
@@ -283,7 +283,7 @@ impl Keeper {
             (Frame::Refused(highest, r), true) => self.on_refused(now, link, highest, &r, fx),
             (Frame::Append(flags, head, body), true) => {
                 let body = self.join(link, flags, head.total, body)?;
-                self.on_append(now, link, &head, body, fx)?;
+                self.on_append(now, link, &head, flags & SURE != 0, body, fx)?;
             }
             (Frame::Chunk(flags, head, body), true) => {
                 let body = self.join(link, flags, head.total, body)?;
@@ -567,9 +567,10 @@ impl Keeper {
     fn pump(&mut self, now: Now, stream: &mut Stream, out: &mut Vec<Bytes>) -> (LinkPoll, usize) {
         let mut budget = LINK_BYTES_PER_TURN;
         let mut sent = 0;
+        let sure = self.is_sure_leader(now) && self.config.read_mode == ReadMode::Lease;
         while sent < budget {
             if let Some(parts) = &mut stream.parts {
-                sent += send_part(now, self.acked, parts, out);
+                sent += send_part(now, self.acked, sure, parts, out);
                 stream.sent_at = now.boot;
                 stream.acked_sent = self.acked;
                 let leading = self.leading.as_mut().expect("pump is the leader's");
@@ -725,7 +726,7 @@ fn wake(id: LinkId, link: &mut Link, fx: &mut Effects) {
 }
 
 /// Puts the next part of a message out; returns its bytes.
-fn send_part(now: Now, acked: Offset, parts: &mut Parts, out: &mut Vec<Bytes>) -> usize {
+fn send_part(now: Now, acked: Offset, sure: bool, parts: &mut Parts, out: &mut Vec<Bytes>) -> usize {
     let mut body: Vec<Bytes> = Vec::new();
     let mut room = FRAME_BYTES_MAX;
     while room > 0
@@ -755,7 +756,7 @@ fn send_part(now: Now, acked: Offset, parts: &mut Parts, out: &mut Vec<Bytes>) -
     let head = match &mut parts.head {
         Head::Append(h) => {
             (h.sent_at, h.acked) = (now.boot.0, acked);
-            wire::append_head(flags, h, crc, len)
+            wire::append_head(if sure { flags | SURE } else { flags }, h, crc, len)
         }
         Head::Chunk(h, end) => {
             (h.sent_at, h.acked) = (now.boot.0, acked);

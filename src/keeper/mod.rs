@@ -50,7 +50,7 @@ use crate::replication::pulse::PulseCell;
 use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
-pub use config::{Acks, Eviction, KeeperConfig, ReadMode, Settings};
+pub use config::{Acks, Eviction, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next};
 pub use handover::NotNow;
 pub use links::LinkPoll;
@@ -209,6 +209,8 @@ pub struct Keeper {
     clock: Wall,
     /// The highest clock of a leader that this node has heard, whatever it has applied: `clock` is not below it once this node leads.
     heard_clock: Wall,
+    /// As a follower: an instant at whose time everything acknowledged is in the store. Moves only forward.
+    fresh_at: Boot,
     /// What has arrived of a snapshot, until `applied` has passed its `as_of`.
     intake: Option<Intake>,
     /// A deposed leader serves nothing before the new one has confirmed what it had executed.
@@ -258,10 +260,14 @@ pub struct Keeper {
     sessions: Sessions,
     holds: Holds,
     pubsub: PubSub,
+    /// What those were last told who listen to a Sentinel.
+    sentinel_told: session::SentinelTold,
     /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
     waiting: BTreeMap<ConnId, Boot>,
     /// Those of them that count acknowledgements.
     blocked: BTreeSet<ConnId>,
+    /// Connections whose reads wait until this node has applied up to an offset.
+    behind: BTreeMap<ConnId, Offset>,
     /// Connections whose reads wait for a round of confirmations that began after this instant.
     confirming: BTreeMap<ConnId, Boot>,
     upkeep_at: Boot,
@@ -347,6 +353,7 @@ impl Keeper {
             acked: Offset::ZERO,
             clock: Wall(0),
             heard_clock: Wall(0),
+            fresh_at: Boot(0),
             intake: None,
             executed_floor: Offset::ZERO,
             touched: Touched::new(),
@@ -378,8 +385,10 @@ impl Keeper {
             sessions: Sessions::default(),
             holds: Holds::default(),
             pubsub: PubSub::default(),
+            sentinel_told: Default::default(),
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            behind: BTreeMap::new(),
             confirming: BTreeMap::new(),
             upkeep_at: now.boot,
             stopping: false,

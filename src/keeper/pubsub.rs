@@ -56,6 +56,9 @@ impl Kind {
     }
 }
 
+/// Who is to be told, by the pattern by which it is, if by one.
+type Listeners = Vec<(Option<Bytes>, Vec<ConnId>)>;
+
 /// One of something for each [`Kind`].
 type ByKind<T> = [T; 3];
 
@@ -136,7 +139,7 @@ impl PubSub {
     }
 
     /// Those who are to be told, with the pattern by which each is; once for each that matches.
-    fn listeners_of(&self, message: &Message<'_>) -> Vec<(Option<Bytes>, Vec<ConnId>)> {
+    fn listeners_of(&self, message: &Message<'_>) -> Listeners {
         let all = |conns: &BTreeSet<ConnId>| conns.iter().copied().collect();
         let kind = if message.sharded { Kind::Shard } else { Kind::Channel };
         let exact = self.listeners[kind as usize].get(message.channel).map(|conns| (None, all(conns)));
@@ -381,7 +384,28 @@ impl Keeper {
     /// Tells those who listen here, and the other nodes but the one on the link that it came `from`; returns how many they are here.
     fn announce(&mut self, now: Now, message: &Message<'_>, from: Option<LinkId>, fx: &mut Effects) -> usize {
         let listeners = self.pubsub.listeners_of(message);
-        for (pattern, conns) in &listeners {
+        self.deliver(now, message, &listeners, fx);
+        self.tell_nodes(message, from, fx);
+        listeners.iter().map(|(_, conns)| conns.len()).sum()
+    }
+
+    /// Tells those who listen here that the cluster has changed, as a Sentinel would. A pattern has to begin with a sign, or its connection to
+    /// have used SENTINEL: others mean what applications publish.
+    pub(super) fn announce_change(&mut self, now: Now, channel: &str, text: &str, fx: &mut Effects) {
+        let message = Message { sharded: false, channel: channel.as_bytes(), text: text.as_bytes() };
+        let mut listeners = self.pubsub.listeners_of(&message);
+        for (pattern, conns) in &mut listeners {
+            let by_sign = |p: &Bytes| matches!(p.strip_prefix(b"[").unwrap_or(p), [b'+' | b'-', ..]);
+            if pattern.as_ref().is_some_and(|pattern| !by_sign(pattern)) {
+                conns.retain(|conn| self.sessions.get_mut(*conn).is_some_and(|session| session.sentinel));
+            }
+        }
+        self.deliver(now, &message, &listeners, fx);
+    }
+
+    /// Puts a message before those who listen here.
+    fn deliver(&mut self, now: Now, message: &Message<'_>, listeners: &Listeners, fx: &mut Effects) {
+        for (pattern, conns) in listeners {
             let mut encoded: [Option<Bytes>; 2] = [None, None];
             for conn in conns {
                 let Some(session) = self.sessions.get_mut(*conn) else {
@@ -396,8 +420,6 @@ impl Keeper {
                 self.deliver(now.boot, *conn, bytes, fx);
             }
         }
-        self.tell_nodes(message, from, fx);
-        listeners.iter().map(|(_, conns)| conns.len()).sum()
     }
 
     /// Puts something that is encoded into a connection's inbox; closes the connection if it does not read.

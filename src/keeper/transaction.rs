@@ -217,7 +217,8 @@ impl Keeper {
         let first_slot = || keys_of(spec, args).next().map_or(0, slot);
         let refused: Option<Cow<'static, str>> = match gates.of(spec.flags) {
             _ if spec.flags.has(Flag::NoMulti) => Some(NOT_INSIDE.into()),
-            Gate::Moved => Some(self.redirect(now, conn, session, first_slot)),
+            Gate::Moved => Some(self.redirect(now, conn, session, None, first_slot)),
+            Gate::Elsewhere(refusal) => Some(self.redirect(now, conn, session, Some(refusal), first_slot)),
             Gate::Refuse(refusal) => Some(refusal.text().into()),
             // Queueing takes memory, too, so everything is refused.
             Gate::Serve | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
@@ -386,6 +387,9 @@ impl Keeper {
                     session.wait_until = Some(now.boot);
                     flow = self.session_command(now, conn, session, command, args, out, fx);
                 }
+                if command == SessionCommand::DataKeeperPosition {
+                    *need = (*need).max(self.log.end());
+                }
                 session.wait_until = None;
                 if self.stats.errors > errors {
                     self.calls.failed(spec);
@@ -402,7 +406,7 @@ impl Keeper {
 /// The error line of an EXEC that was refused: as it is if it tells the client where or when to try again.
 fn refused(text: Cow<'static, str>) -> Cow<'static, str> {
     match text.split(' ').next() {
-        Some("MOVED" | "CLUSTERDOWN" | "TRYAGAIN") => text,
+        Some("MOVED" | "REDIRECT" | "CLUSTERDOWN" | "TRYAGAIN") => text,
         _ => {
             let why = text.strip_prefix("ERR ").unwrap_or(&text);
             format!("EXECABORT Transaction discarded because of: {why}").into()

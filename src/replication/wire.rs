@@ -36,6 +36,9 @@ pub const FIRST: u8 = 1;
 pub const LAST: u8 = 2;
 /// Flag of the last chunk of a snapshot.
 pub const END: u8 = 4;
+/// Flag of an append whose sender was certain, by its lease, that nobody else led when it was sent: `acked` covers everything that was
+/// acknowledged by then. Whoever does not know the flag ignores it.
+pub const SURE: u8 = 8;
 /// The word in `features` of who takes `publish` frames; nobody else is sent any.
 pub const PUBLISH: &str = "publish";
 

@@ -78,6 +78,7 @@ const KEYS: &[Key] = &[
     open("replication.suspect_ms"),
     open("replication.lease_ms"),
     open("replication.promise_ms"),
+    open("replication.max_staleness_ms"),
     open("replication.backlog_bytes"),
     secret("replication.secret"),
     open("replication.secret_file"),
@@ -189,6 +190,8 @@ words!(
     WritesOnReplica {
         /// `-MOVED slot leader`, as in a Redis cluster.
         Moved = "moved",
+        /// `-READONLY …`, as from a Redis outside a cluster; cluster clients are redirected all the same.
+        Readonly = "readonly",
     }
 );
 words!(
@@ -311,6 +314,8 @@ pub struct Replication {
     pub lease_ms: u64,
     /// Cluster-wide, used at bootstrap: how long a member does not stand, ms.
     pub promise_ms: u64,
+    /// A replica whose data may be older does not answer reads, ms; 0: no limit.
+    pub max_staleness_ms: u64,
     /// Log kept for replicas that come back after a short break, bytes.
     pub backlog_bytes: u64,
     /// What nodes prove to each other that they know; none: links are open.
@@ -497,8 +502,8 @@ impl Config {
     fn shown(&self, path: &str) -> Shown {
         let or_null = |text: &Option<String>| text.clone().map_or(Value::Null, Value::from);
         let hidden = |secret: &Option<Secret>| secret.as_ref().map_or(Shown::Value(Value::Null), |_| Shown::Hidden);
-        let Replication { acks, read_mode, heartbeat_ms, suspect_ms, lease_ms, promise_ms, backlog_bytes, .. } =
-            self.replication;
+        let Replication { acks, read_mode, heartbeat_ms, suspect_ms, lease_ms, promise_ms, .. } = self.replication;
+        let Replication { max_staleness_ms, backlog_bytes, .. } = self.replication;
         Shown::Value(match path {
             "node_name" => self.node_name.as_str().into(),
             "cluster" => self.cluster.as_str().into(),
@@ -524,6 +529,7 @@ impl Config {
             "replication.suspect_ms" => suspect_ms.into(),
             "replication.lease_ms" => lease_ms.into(),
             "replication.promise_ms" => promise_ms.into(),
+            "replication.max_staleness_ms" => max_staleness_ms.into(),
             "replication.backlog_bytes" => backlog_bytes.into(),
             "replication.secret" => return hidden(&self.replication.secret),
             "admin.listen" => self.admin_listen.to_string().into(),
@@ -597,7 +603,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         writes_on_replica: reader.choice(
             "writes_on_replica",
             WritesOnReplica::WORDS,
-            &["readonly", "proxy"],
+            &["proxy"],
             WritesOnReplica::Moved,
         ),
         bootstrap: reader.choice("bootstrap", Bootstrap::WORDS, &[], Bootstrap::Auto),
@@ -636,6 +642,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             suspect_ms: reader.number("replication.suspect_ms", 1..=600_000, timing.suspect_ms),
             lease_ms: reader.number("replication.lease_ms", 1..=600_000, timing.lease_ms),
             promise_ms: reader.number("replication.promise_ms", 1..=600_000, timing.promise_ms),
+            max_staleness_ms: reader.number("replication.max_staleness_ms", 0..=86_400_000, 0),
             backlog_bytes: reader.bytes("replication.backlog_bytes", 16 << 10..=1 << 40, 64 << 20),
             secret: secret_of(reader, "replication.secret", "replication.secret_file"),
         },
@@ -683,6 +690,13 @@ fn check(reader: &mut Reader, sources: &Sources, config: &Config) {
         && let Err(reason) = config.cluster_config().check()
     {
         reader.conflict(TIMING, format!("replication: {reason}"));
+    }
+    let (limit, beat) = (config.replication.max_staleness_ms, config.replication.heartbeat_ms);
+    const STALENESS: &[&str] = &["replication.max_staleness_ms", "replication.heartbeat_ms"];
+    if limit != 0 && limit < 2 * beat && !reader.any_refused(STALENESS) {
+        let reason =
+            format!("replication.max_staleness_ms {limit}: want 0 or at least 2 * heartbeat_ms ({})", 2 * beat);
+        reader.conflict(STALENESS, reason);
     }
     let faces = [
         ("listen", "advertise", config.listen, &config.advertise),

@@ -11,7 +11,7 @@ use crate::keeper::Keeper;
 use crate::resp::{Args, Reply};
 
 use super::view::{Seen, View};
-use super::{Answer, Flow};
+use super::{Answer, Flow, Session};
 
 /// Number of hash slots.
 const SLOTS: i64 = 16_384;
@@ -39,7 +39,8 @@ impl Keeper {
     }
 
     /// The leader first, then the replicas that serve reads.
-    pub(super) fn cluster_slots(&self, now: Now, reply: &mut Reply<'_>) -> Answer {
+    pub(super) fn cluster_slots(&self, now: Now, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        session.knows_slots = true;
         let view = self.view(now);
         let Some(leader) = view.leader() else {
             reply.array(0);
@@ -60,7 +61,8 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    pub(super) fn cluster_shards(&self, now: Now, reply: &mut Reply<'_>) -> Answer {
+    pub(super) fn cluster_shards(&self, now: Now, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        session.knows_slots = true;
         let view = self.view(now);
         let Some(leader) = view.leader() else {
             reply.array(0);
@@ -98,7 +100,8 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    pub(super) fn cluster_nodes(&self, now: Now, reply: &mut Reply<'_>) -> Answer {
+    pub(super) fn cluster_nodes(&self, now: Now, session: &mut Session, reply: &mut Reply<'_>) -> Answer {
+        session.knows_slots = true;
         let view = self.view(now);
         let mut text = String::new();
         for node in &view.nodes {

@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::base::clock::Now;
-use crate::base::ids::ConnId;
+use crate::base::ids::{ConnId, Offset};
 use crate::command::{CommandError, REDIS_VERSION, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Output, Protocol, Reply};
@@ -63,6 +63,13 @@ pub(super) fn set(flag: &mut bool, to: bool, reply: &mut Reply<'_>) -> Answer {
 }
 
 /// Sets a flag of the session to the ON or OFF of the last argument.
+/// CLIENT CAPA: what the client says it can do. What is not known here does no harm.
+pub(super) fn capa(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+    session.takes_redirects |= args.iter().skip(2).any(|word| word.eq_ignore_ascii_case(b"redirect"));
+    reply.ok();
+    Ok(Flow::Done)
+}
+
 pub(super) fn switch(flag: &mut bool, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     let word = args.get(2);
     let to = word.eq_ignore_ascii_case(b"on");
@@ -255,6 +262,8 @@ impl Keeper {
         session.name.clear();
         (session.readonly, session.no_evict, session.no_touch) = (false, false, false);
         session.replies = Replies::All;
+        (session.sentinel, session.knows_slots, session.takes_redirects) = (false, false, false);
+        session.read_after = Offset::ZERO;
         Reply::new(out, session.protocol).simple("RESET");
         Ok(Flow::Done)
     }

@@ -171,6 +171,13 @@ impl Keeper {
         if self.leading.is_some() {
             return Err("ERR You should send CLUSTER FAILOVER to a replica".into());
         }
+        self.ask_to_lead(fx)?;
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
+    /// Asks the leader to hand over to this replica.
+    pub(super) fn ask_to_lead(&mut self, fx: &mut Effects) -> Result<(), Cow<'static, str>> {
         if !self.coordinator_up {
             return Err("ERR this node has no contact to the coordination service".into());
         }
@@ -180,8 +187,7 @@ impl Keeper {
         if !self.ask_leader(Wish::Lead, fx) {
             return Err("ERR Master is down or failed, please use CLUSTER FAILOVER later".into());
         }
-        reply.ok();
-        Ok(Flow::Done)
+        Ok(())
     }
 
     /// INFO's `master_failover_state`, in Redis's words.

@@ -253,6 +253,9 @@ impl Keeper {
         fields.put("log_end", self.log.end());
         fields.put("log_applied", self.applied);
         fields.put("log_acked", self.acked);
+        if self.leading.is_none() && self.following.is_some() {
+            fields.put("staleness_ms", self.staleness_ms(now));
+        }
         fields.put("held_batches", self.holds.len());
         let others = status.nodes.iter().filter(|node| node.id != self.me.id);
         for node in others.filter(|_| self.leading.is_some()) {

@@ -2,10 +2,10 @@
 //!
 //! The shell owns sockets and bytes; here is the rest: protocol, name, whether the password was shown, what is held or waits.
 //! The commands are in one file per family: `admin`, `clients`, `connection`, `cluster`, `config` (its table is in `parameters`), `handover`, `info` (with ROLE and the
-//! status), `memory` and `wait`;
+//! status), `memory`, `position`, `sentinel` and `wait`;
 //! MULTI and its kin are in `keeper/transaction`, SUBSCRIBE and its kin in `keeper/pubsub`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Not here: CLIENT TRACKING, SENTINEL. Sizes of a connection's buffers are the
+//! Not here: CLIENT TRACKING. Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
 mod admin;
@@ -18,6 +18,8 @@ mod handover;
 mod info;
 mod memory;
 mod parameters;
+mod position;
+mod sentinel;
 mod view;
 mod wait;
 
@@ -39,6 +41,7 @@ use super::{Effects, Keeper};
 pub(super) use clients::Pause;
 pub(super) use config::Rewrite;
 pub use parameters::{MAX_MEMORY_MAX, paths_set_now};
+pub(super) use sentinel::Told as SentinelTold;
 pub(super) use view::host_and_port;
 
 /// One client connection.
@@ -64,6 +67,12 @@ pub(super) struct Session {
     pub name: String,
     /// CLIENT SETINFO LIB-NAME and LIB-VER.
     pub library: (String, String),
+    /// CLIENT CAPA REDIRECT: it is sent to the leader in Valkey's words.
+    pub takes_redirects: bool,
+    /// It has asked where the slots are: it understands MOVED, whatever this node answers to others.
+    pub knows_slots: bool,
+    /// Its reads have to show this entry.
+    pub read_after: Offset,
     /// READONLY was sent.
     pub readonly: bool,
     /// CLIENT NO-EVICT is on. Nothing is evicted; CLIENT LIST shows it.
@@ -96,6 +105,8 @@ pub(super) struct Session {
     pub replies: Replies,
     /// CLIENT UNBLOCK ended its WAIT.
     pub unblocked: Option<Unblock>,
+    /// It has used SENTINEL: it is told what changes in the cluster under any pattern that it listens to.
+    pub sentinel: bool,
     /// What it listens to, if it does.
     pub subscriptions: Option<Box<Subscriptions>>,
     /// It is in MONITOR.
@@ -224,6 +235,9 @@ impl Keeper {
             trusted: self.config.password.is_none(),
             name: String::new(),
             library: (String::new(), String::new()),
+            takes_redirects: false,
+            knows_slots: false,
+            read_after: Offset::ZERO,
             readonly: false,
             no_evict: false,
             no_touch: false,
@@ -240,6 +254,7 @@ impl Keeper {
             watches: Watches::default(),
             replies: Replies::All,
             unblocked: None,
+            sentinel: false,
             subscriptions: None,
             monitors: false,
             inbox: None,
@@ -258,6 +273,7 @@ impl Keeper {
         }
         self.waiting.remove(&conn);
         self.blocked.remove(&conn);
+        self.behind.remove(&conn);
         self.confirming.remove(&conn);
         self.holds.forget(conn);
     }
@@ -314,15 +330,16 @@ impl Keeper {
             SessionCommand::ClientInfo => self.client_info(now, conn, session, &mut reply),
             SessionCommand::ClientList => self.client_list(now, conn, session, args, &mut reply),
             SessionCommand::ClusterFailover => self.cluster_failover(args, &mut reply, fx),
+            SessionCommand::ClientCapa => connection::capa(session, args, &mut reply),
             SessionCommand::ClusterInfo => self.cluster_info(now, &mut reply),
             SessionCommand::ClusterKeySlot => cluster::key_slot(args, &mut reply),
             SessionCommand::ClusterLinks => cluster::links(&mut reply),
             SessionCommand::ClusterMyId => self.cluster_my_id(&mut reply),
             SessionCommand::ClusterMyShardId => self.cluster_my_shard_id(&mut reply),
-            SessionCommand::ClusterNodes => self.cluster_nodes(now, &mut reply),
+            SessionCommand::ClusterNodes => self.cluster_nodes(now, session, &mut reply),
             SessionCommand::ClusterReplicas => self.cluster_replicas(now, args, &mut reply),
-            SessionCommand::ClusterShards => self.cluster_shards(now, &mut reply),
-            SessionCommand::ClusterSlots => self.cluster_slots(now, &mut reply),
+            SessionCommand::ClusterShards => self.cluster_shards(now, session, &mut reply),
+            SessionCommand::ClusterSlots => self.cluster_slots(now, session, &mut reply),
             SessionCommand::ConfigGet => self.config_get(args, &mut reply),
             SessionCommand::ConfigResetStat => self.config_resetstat(now, &mut reply),
             SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
@@ -351,7 +368,21 @@ impl Keeper {
             SessionCommand::Unwatch => self.unwatch_command(session, &mut reply),
             SessionCommand::Watch => self.watch(session, args, &mut reply),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
+            SessionCommand::DataKeeperAfter => self.read_after(session, args, &mut reply),
+            SessionCommand::DataKeeperPosition => self.position(session, args, &mut reply),
             SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
+            SessionCommand::SentinelCkQuorum
+            | SessionCommand::SentinelFailover
+            | SessionCommand::SentinelGetMasterAddr
+            | SessionCommand::SentinelIsMasterDown
+            | SessionCommand::SentinelMaster
+            | SessionCommand::SentinelMasters
+            | SessionCommand::SentinelMyId
+            | SessionCommand::SentinelReplicas
+            | SessionCommand::SentinelSentinels => {
+                session.sentinel = true;
+                self.sentinel(now, command, args, &mut reply, fx)
+            }
             SessionCommand::Subscribe => self.subscribe(conn, session, Kind::Channel, args, &mut reply),
             SessionCommand::PSubscribe => self.subscribe(conn, session, Kind::Pattern, args, &mut reply),
             SessionCommand::SSubscribe => self.subscribe(conn, session, Kind::Shard, args, &mut reply),

@@ -67,7 +67,7 @@ impl View {
 
 impl Keeper {
     /// Whether this node leads, serves, and can prove it: only then does it call itself master.
-    pub(super) fn is_sure_leader(&self, now: Now) -> bool {
+    pub(in crate::keeper) fn is_sure_leader(&self, now: Now) -> bool {
         self.role == Role::Leader && self.holds_lease(now)
     }
 
