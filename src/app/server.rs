@@ -149,6 +149,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     keeper.writes_on_replica = match config.writes_on_replica {
         config::WritesOnReplica::Moved => WritesOnReplica::Moved,
         config::WritesOnReplica::Readonly => WritesOnReplica::Readonly,
+        config::WritesOnReplica::Proxy => WritesOnReplica::Proxy,
     };
     keeper.max_staleness_ms = config.replication.max_staleness_ms;
     keeper.backlog_bytes = usize::try_from(config.replication.backlog_bytes).unwrap_or(usize::MAX);

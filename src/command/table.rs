@@ -6,8 +6,8 @@
 
 use crate::command::spec::CommandSpec;
 use crate::command::{
-    CommandError, bits, debug, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, sentinel, server, session,
-    string, transaction,
+    CommandError, bits, debug, diagnose, dump, expiry, generic, introspect, keyspace, lcs, pubsub, sentinel, server,
+    session, string, transaction,
 };
 use crate::resp::Args;
 

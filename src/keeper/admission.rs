@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ConnId, Epoch};
+use crate::base::ids::{ConnId, Epoch, Position};
 use crate::base::limits::{HOLD_MS, UNACKED_BYTES_MAX};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
@@ -87,6 +87,8 @@ pub(super) enum Held {
     Waits,
     /// It is answered with this error line.
     Refused(Cow<'static, str>),
+    /// The leader executes it.
+    Forward,
 }
 
 /// What a write is answered by a replica that redirects nobody.
@@ -157,7 +159,7 @@ impl Keeper {
             // As Valkey has it: who can be redirected reads at a replica only if it said so.
             return write;
         }
-        if session.read_after > self.applied {
+        if session.read_after.offset > self.applied && !self.is_lost(session.read_after) {
             return Gate::Wait(Refusal::Behind);
         }
         if limit > 0 && self.staleness_ms(now) > limit {
@@ -165,6 +167,12 @@ impl Keeper {
             return if elsewhere { Gate::Elsewhere(Refusal::TooOld) } else { Gate::Refuse(Refusal::TooOld) };
         }
         Gate::Serve
+    }
+
+    /// Whether no entry with this position will ever come: a later epoch has another in its place. Only what was not acknowledged by the whole
+    /// in-sync set is lost so (`acks: leader`).
+    fn is_lost(&self, position: Position) -> bool {
+        self.log.epochs().iter().any(|(epoch, first)| *epoch > position.epoch && *first <= position.offset)
     }
 
     fn leader_gates(&self, now: Now, asked: Option<Boot>) -> Gates {
@@ -203,6 +211,10 @@ impl Keeper {
         let text = match gate {
             Gate::Serve if grows && self.is_full() => OOM.into(),
             Gate::Serve => return None,
+            Gate::Moved | Gate::Elsewhere(_) if self.passes_on(session) => {
+                session.wait_until = None;
+                return Some(Held::Forward);
+            }
             Gate::Moved => self.redirect(now, conn, session, None, slot),
             Gate::Elsewhere(refusal) => self.redirect(now, conn, session, Some(refusal), slot),
             Gate::Wait(refusal) => {
@@ -217,11 +229,15 @@ impl Keeper {
                         self.ask_for_round(now, conn, &mut session.reads_asked);
                     }
                     if refusal == Refusal::Behind {
-                        self.behind.insert(conn, session.read_after);
+                        self.behind.insert(conn, session.read_after.offset);
                     }
                     return Some(Held::Waits);
                 }
                 match refusal {
+                    Refusal::Behind if self.leader_is_confirmed(now) && self.passes_on(session) => {
+                        session.wait_until = None;
+                        return Some(Held::Forward);
+                    }
                     Refusal::Behind if self.leader_is_confirmed(now) => {
                         self.redirect(now, conn, session, Some(refusal), slot)
                     }

@@ -17,13 +17,13 @@ use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
 use super::admission::{Gate, Gates, Held};
 use super::session::{Flow, Session};
-use super::{Acks, Effects, Keeper, Touched};
+use super::{Acks, Effects, Forward, Keeper, Touched};
 
 /// Keys that one hold of the lock looks at for expiry.
 const EXPIRE_WORK: usize = 1_000;
 
 /// How far a batch came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Executed {
     /// Commands executed, counted from where this call began.
     pub commands: usize,
@@ -31,6 +31,17 @@ pub struct Executed {
     pub seq: Option<u64>,
     /// What comes next.
     pub next: Next,
+    /// With [`Next::Forward`]: what is to be passed on.
+    pub forward: Option<Box<Forward>>,
+    /// Whether the client watches keys at the leader, through this node.
+    pub watches_elsewhere: bool,
+}
+
+impl Executed {
+    /// Nothing was executed.
+    fn stopped(next: Next, watches_elsewhere: bool) -> Executed {
+        Executed { commands: 0, seq: None, next, forward: None, watches_elsewhere }
+    }
 }
 
 /// What the connection does after a call.
@@ -42,6 +53,8 @@ pub enum Next {
     Wait,
     /// Unlock, let others run, call again with the rest.
     Again,
+    /// The leader executes what comes next: pass it on, report by [`Keeper::forwarded`], then call again with what is behind it.
+    Forward,
     /// Send what is written and held, then close.
     CloseAfter,
 }
@@ -50,6 +63,8 @@ pub enum Next {
 pub(super) enum Outcome {
     Next,
     Stop(Next),
+    /// The leader executes it.
+    Forward,
 }
 
 impl Keeper {
@@ -68,7 +83,7 @@ impl Keeper {
         fx: &mut Effects,
     ) -> Executed {
         let Some(mut session) = self.sessions.take(conn) else {
-            return Executed { commands: 0, seq: None, next: Next::CloseAfter };
+            return Executed::stopped(Next::CloseAfter, false);
         };
         self.waiting.remove(&conn);
         self.behind.remove(&conn);
@@ -77,8 +92,9 @@ impl Keeper {
             && let Some(until) = self.paused(now, true)
         {
             self.waiting.insert(conn, until);
+            let watches_elsewhere = session.watches_elsewhere;
             self.sessions.put_back(conn, session);
-            return Executed { commands: 0, seq: None, next: Next::Wait };
+            return Executed::stopped(Next::Wait, watches_elsewhere);
         }
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
@@ -89,6 +105,7 @@ impl Keeper {
         let mut need = Offset::ZERO;
         let mut done = from;
         let mut next = Next::Done;
+        let mut forward = None;
         session.active_at = now.boot;
         if let Some(inbox) = &mut session.inbox {
             // What was published before these commands stands before their replies.
@@ -119,6 +136,11 @@ impl Keeper {
                             break 'batch;
                         }
                     }
+                    Outcome::Forward => {
+                        forward = Some(self.forward(&mut session, batch, input, done));
+                        next = Next::Forward;
+                        break 'batch;
+                    }
                     Outcome::Stop(stop) => {
                         done += usize::from(stop == Next::CloseAfter);
                         next = stop;
@@ -140,7 +162,7 @@ impl Keeper {
         if self.confirming.contains_key(&conn) {
             self.wake_followers(fx);
         }
-        if matches!(next, Next::Done | Next::CloseAfter) {
+        if matches!(next, Next::Done | Next::CloseAfter | Next::Forward) {
             session.reads_asked = None;
         }
         let seq = (need > self.acked && self.config.acks == Acks::InSync && self.leading.is_some()).then(|| {
@@ -149,8 +171,9 @@ impl Keeper {
             session.held_seq
         });
         self.stats.commands += (done - from) as u64;
+        let watches_elsewhere = session.watches_elsewhere;
         self.sessions.put_back(conn, session);
-        Executed { commands: done - from, seq, next }
+        Executed { commands: done - from, seq, next, forward, watches_elsewhere }
     }
 
     /// Pass 1: starts loading what pass 2 will look at.
@@ -383,6 +406,7 @@ impl Keeper {
         match self.pass(now, conn, session, gate, spec.flags.has(Flag::DenyOom), slot)? {
             Held::Waits => Some(Outcome::Stop(Next::Wait)),
             Held::Refused(text) => Some(self.reject(spec, session.protocol, &text, out)),
+            Held::Forward => Some(Outcome::Forward),
         }
     }
 

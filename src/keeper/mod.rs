@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
-//! wait), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -16,6 +16,7 @@ mod config;
 mod coordination;
 mod execute;
 mod following;
+mod forward;
 mod handover;
 mod hold;
 mod latency;
@@ -52,6 +53,7 @@ use crate::store::Store;
 
 pub use config::{Acks, Eviction, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next};
+pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};

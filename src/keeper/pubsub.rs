@@ -384,7 +384,7 @@ impl Keeper {
     /// Tells those who listen here, and the other nodes but the one on the link that it came `from`; returns how many they are here.
     fn announce(&mut self, now: Now, message: &Message<'_>, from: Option<LinkId>, fx: &mut Effects) -> usize {
         let listeners = self.pubsub.listeners_of(message);
-        self.deliver(now, message, &listeners, fx);
+        self.tell_listeners(now, message, &listeners, fx);
         self.tell_nodes(message, from, fx);
         listeners.iter().map(|(_, conns)| conns.len()).sum()
     }
@@ -400,11 +400,11 @@ impl Keeper {
                 conns.retain(|conn| self.sessions.get_mut(*conn).is_some_and(|session| session.sentinel));
             }
         }
-        self.deliver(now, &message, &listeners, fx);
+        self.tell_listeners(now, &message, &listeners, fx);
     }
 
     /// Puts a message before those who listen here.
-    fn deliver(&mut self, now: Now, message: &Message<'_>, listeners: &Listeners, fx: &mut Effects) {
+    fn tell_listeners(&mut self, now: Now, message: &Message<'_>, listeners: &Listeners, fx: &mut Effects) {
         for (pattern, conns) in listeners {
             let mut encoded: [Option<Bytes>; 2] = [None, None];
             for conn in conns {

@@ -24,6 +24,10 @@ pub(super) struct Stats {
     pub errors: u64,
     /// Commands answered with MOVED.
     pub redirects: u64,
+    /// Commands passed on to the leader, and exchanges with it of which the outcome is not known.
+    pub forwarded: u64,
+    /// See `forwarded`.
+    pub forwarded_unknown: u64,
     /// Keys deleted because their time had come.
     pub expired_keys: u64,
     /// Entries applied as a follower.
@@ -54,6 +58,8 @@ impl Stats {
             commands: 0,
             errors: 0,
             redirects: 0,
+            forwarded: 0,
+            forwarded_unknown: 0,
             expired_keys: 0,
             entries_applied: 0,
             full_resyncs: 0,

@@ -65,6 +65,11 @@ impl Transaction {
         self.queue.len()
     }
 
+    /// The commands.
+    pub fn queue(&self) -> &Batch {
+        &self.queue
+    }
+
     /// Bytes that they hold.
     pub fn memory(&self) -> usize {
         self.queue.memory()
@@ -183,6 +188,7 @@ impl Keeper {
     }
 
     fn unwatch(&mut self, session: &mut Session) {
+        session.watches_elsewhere = false;
         let watches = std::mem::take(&mut session.watches);
         if self.leading.as_ref().is_some_and(|l| l.epoch == watches.epoch) {
             watches.keys.into_keys().for_each(|hash| self.store.unwatch(KeyHash(hash)));
@@ -217,16 +223,15 @@ impl Keeper {
         let first_slot = || keys_of(spec, args).next().map_or(0, slot);
         let refused: Option<Cow<'static, str>> = match gates.of(spec.flags) {
             _ if spec.flags.has(Flag::NoMulti) => Some(NOT_INSIDE.into()),
+            // EXEC passes all of it on.
+            Gate::Moved | Gate::Elsewhere(_) if self.passes_on(session) => self.push(session, spec, args),
             Gate::Moved => Some(self.redirect(now, conn, session, None, first_slot)),
             Gate::Elsewhere(refusal) => Some(self.redirect(now, conn, session, Some(refusal), first_slot)),
             Gate::Refuse(refusal) => Some(refusal.text().into()),
             // Queueing takes memory, too, so everything is refused.
             Gate::Serve | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
             // What it would wait for, EXEC waits for.
-            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) => {
-                let transaction = session.transaction.as_mut().expect("the caller looked");
-                if transaction.failed { None } else { transaction.push(spec, args).err().map(Cow::from) }
-            }
+            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) => self.push(session, spec, args),
         };
         let Some(text) = refused else {
             Reply::new(out, session.protocol).simple("QUEUED");
@@ -234,6 +239,12 @@ impl Keeper {
         };
         session.fail_transaction();
         Some(self.reject(spec, session.protocol, &text, out))
+    }
+
+    /// Queues a command of a transaction that has not failed; says why that cannot be.
+    fn push(&self, session: &mut Session, spec: &CommandSpec, args: &Args<'_>) -> Option<Cow<'static, str>> {
+        let transaction = session.transaction.as_mut().expect("a command is queued after MULTI");
+        if transaction.failed { None } else { transaction.push(spec, args).err().map(Cow::from) }
     }
 
     /// An EXEC with arguments ends the transaction as one that is refused does.
@@ -270,8 +281,9 @@ impl Keeper {
             return self.refuse(protocol, text, out);
         }
         let transaction = session.transaction.take().expect("there is one");
+        let elsewhere = session.watches_elsewhere && self.leading.is_none();
         let depends = transaction.writes || transaction.reads || session.watches.len() > 0;
-        for (gate, met) in [(gates.write, transaction.writes), (gates.read, depends)] {
+        for (gate, met) in [(gates.write, transaction.writes || elsewhere), (gates.read, depends)] {
             if !met {
                 continue;
             }
@@ -285,10 +297,19 @@ impl Keeper {
                     self.end_transaction(session);
                     return self.reject(spec, protocol, &refused(text), out);
                 }
+                Some(Held::Forward) => {
+                    if let Some(text) = Keeper::cannot_pass_on(&transaction.queue) {
+                        self.end_transaction(session);
+                        return self.reject(spec, protocol, &refused(text.into()), out);
+                    }
+                    // It ends when the leader has answered.
+                    session.transaction = Some(transaction);
+                    return Outcome::Forward;
+                }
             }
         }
         session.wait_until = None;
-        let changed = self.watched_keys_changed(session);
+        let changed = session.watches_elsewhere || self.watched_keys_changed(session);
         self.unwatch(session);
         if changed {
             self.count_exec(now, session, spec, args, began);

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Both ways are hand-written because they are the hot path: a general codec costs an allocation per command and starts an
-//! unfinished frame over at each read. *Not here*: decoding replies and encoding requests (the client side uses redis-protocol),
+//! unfinished frame over at each read. *Not here*: decoding replies (the client side uses redis-protocol; `scan.rs` finds where one ends),
 //! command names and arities, buffers that belong to a connection.
 
 pub mod batch;
@@ -14,7 +14,9 @@ mod inline;
 pub mod number;
 pub mod reply;
 pub mod request;
+pub mod scan;
 
 pub use batch::{Args, Batch};
 pub use reply::{Mark, Output, Protocol, Reply};
 pub use request::{Need, Parser, Progress, ProtocolError};
+pub use scan::ReplyScan;

@@ -15,6 +15,9 @@
 //! byte to spare in the end; the Keeper's store takes it over as it is. Buffers are lent by the thread while there is data
 //! (`buffers`). A slow or silent client holds nothing but its own queue.
 //!
+//! What the Keeper says the leader has to execute is sent there and waited for (`proxy`); until its replies are here the connection does nothing else, and so keeps
+//! its order.
+//!
 //! Not here: what a command means, and whether a reply may leave.
 
 use std::cell::{Cell, RefCell};
@@ -25,7 +28,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,17 +37,26 @@ use tokio::net::TcpStream;
 use super::buffers::Buffers;
 use super::node::Node;
 use super::post::Letter;
+use super::proxy::{Outcome, Pool, Upstream};
 use super::runtime::Arrival;
 use super::unsent::Unsent;
 use crate::base::ids::ConnId;
-use crate::base::limits::{CLIENTS_MAX, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
-use crate::keeper::Next;
+use crate::base::limits::{CLIENTS_MAX, HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
+use crate::keeper::{Forward, Forwarded, Next, Watched};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Read at once into a big bulk, at most.
 const BULK_BYTES_PER_READ: usize = 1 << 20;
+/// Pause before something is passed on again that the leader did not execute: it may have changed.
+const FORWARD_PAUSE: Duration = Duration::from_millis(5);
+/// So long it is tried.
+const FORWARD_FOR: Duration = Duration::from_millis(HOLD_MS);
+/// Answer to what the leader did not execute in that time.
+const NOT_FORWARDED: &str = "CLUSTERDOWN The cluster is down: no leader took the command";
+/// Answer to what was sent to a leader that was lost before it answered.
+const UNKNOWN: &str = "UNKNOWN The leader was lost before it answered: the command may have been executed";
 /// After the last reply, what the client still sends is thrown away for this long, lest its reply is lost to a reset.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -54,6 +66,8 @@ pub(super) struct Worker {
     index: usize,
     lines: RefCell<HashMap<ConnId, Rc<Line>>>,
     buffers: RefCell<Buffers>,
+    /// Connections to the leader, on which commands are passed on.
+    leader: Pool,
 }
 
 /// What the postman and a connection's task share.
@@ -90,7 +104,7 @@ impl Line {
 
 impl Worker {
     pub(super) fn new(node: Arc<Node>, index: usize) -> Worker {
-        Worker { node, index, lines: RefCell::default(), buffers: RefCell::default() }
+        Worker { node, index, lines: RefCell::default(), buffers: RefCell::default(), leader: Pool::default() }
     }
 
     /// Hands a letter to the connection it is for; one for a connection that is gone is thrown away.
@@ -148,6 +162,8 @@ enum Turn {
     Execute(usize),
     /// The same, once `Resume` has come.
     Wait(usize),
+    /// Pass on what the Keeper made of the commands from this one on.
+    Forward(usize),
 }
 
 /// What a turn of the task brought.
@@ -188,6 +204,19 @@ struct Client {
     /// Nothing is read any more: the connection closes when all is sent.
     ending: bool,
     unsent: Unsent,
+    /// What the proxy needs to know, if this connection has ever needed it.
+    proxied: Option<Box<Proxied>>,
+}
+
+/// What of this client goes through this node to the leader.
+#[derive(Default)]
+struct Proxied {
+    /// To be passed on.
+    forward: Option<Box<Forward>>,
+    /// The connection on which it watches keys.
+    own: Option<Upstream>,
+    /// Since when the present commands are tried, without success.
+    since: Option<Instant>,
 }
 
 impl Client {
@@ -238,6 +267,7 @@ impl Client {
             offence: None,
             ending: false,
             unsent: Unsent::default(),
+            proxied: None,
         })
     }
 
@@ -250,6 +280,12 @@ impl Client {
                 self.execute(from);
                 if matches!(self.turn, Turn::Execute(_)) {
                     tokio::task::yield_now().await; // a slice: the others first
+                }
+                continue;
+            }
+            if let Turn::Forward(from) = self.turn {
+                if !Box::pin(self.pass_on(from)).await {
+                    return "told to close".to_owned();
                 }
                 continue;
             }
@@ -315,7 +351,7 @@ impl Client {
     fn may_read(&self) -> bool {
         let room = match self.turn {
             Turn::Idle => true,
-            Turn::Execute(_) => false,
+            Turn::Execute(_) | Turn::Forward(_) => false,
             Turn::Wait(_) => match &self.bulk {
                 Some(bulk) => bulk.bytes.len() < bulk.len,
                 None => self.input.len() - self.consumed < READ_BYTES_PER_WAKE,
@@ -406,13 +442,95 @@ impl Client {
             self.parser.set_trusted(trusted);
         }
         self.push(executed.seq, output);
+        if let Some(forward) = executed.forward {
+            self.proxied.get_or_insert_default().forward = Some(forward);
+        }
+        if let Some(proxied) = &mut self.proxied
+            && !executed.watches_elsewhere
+        {
+            proxied.own = None; // closing it ends its watches
+        }
         let from = from + executed.commands;
         match executed.next {
             Next::Done => self.batch_done(),
             Next::Wait => self.turn = Turn::Wait(from),
             Next::Again => self.turn = Turn::Execute(from),
+            Next::Forward => self.turn = Turn::Forward(from),
             Next::CloseAfter => self.end(),
         }
+    }
+
+    /// Passes commands on to the leader, from one on; false if this connection is to be closed.
+    async fn pass_on(&mut self, from: usize) -> bool {
+        let worker = self.worker.clone();
+        let proxied = self.proxied.as_mut().expect("the Keeper said what to pass on");
+        let forward = proxied.forward.take().expect("the Keeper said what to pass on");
+        let own = proxied.own.take();
+        let since = *proxied.since.get_or_insert_with(Instant::now);
+        let line = self.line.clone();
+        let closed = poll_fn(|cx| {
+            line.register(cx.waker());
+            if line.close.get() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let outcome = tokio::select! {
+            biased; // whoever is to be closed waits for nothing
+            () = closed => return false,
+            outcome = worker.leader.exchange(&worker.node, &forward, own) => outcome,
+        };
+        let report = |what: Forwarded<'_>| {
+            worker.node.with_keeper(|keeper, _, _| keeper.forwarded(self.conn, forward.watched, what));
+        };
+        let mut output = worker.buffers.borrow_mut().output();
+        let (replies, error) = match outcome {
+            Outcome::Answered { replies, seen, written, upstream } => {
+                report(Forwarded::Answered { seen: &seen, written: written.as_deref() });
+                if forward.watched == Watched::Begins {
+                    self.proxied.get_or_insert_default().own = Some(upstream);
+                } else {
+                    worker.leader.put(upstream);
+                }
+                (replies, None)
+            }
+            Outcome::WatchLost => {
+                report(Forwarded::Refused);
+                Reply::new(&mut output, forward.protocol).null_array();
+                (Vec::new(), None)
+            }
+            Outcome::NotExecuted { replies, seen } if since.elapsed() < FORWARD_FOR => {
+                // The Keeper looks again where to: this node itself may lead by now.
+                if forward.heard {
+                    replies.iter().for_each(|reply| output.put_encoded_shared(reply));
+                }
+                let done = replies.len();
+                if done > 0 {
+                    report(Forwarded::InPart { seen: seen.as_deref() });
+                }
+                self.push(None, output);
+                tokio::time::sleep(FORWARD_PAUSE).await;
+                self.turn = Turn::Execute(from + done);
+                return true;
+            }
+            Outcome::NotExecuted { replies, .. } => {
+                report(Forwarded::Refused);
+                (replies, Some(NOT_FORWARDED))
+            }
+            Outcome::Unknown { replies } => {
+                report(Forwarded::Unknown);
+                (replies, Some(UNKNOWN))
+            }
+        };
+        replies.iter().for_each(|reply| output.put_encoded_shared(reply));
+        if let Some(error) = error {
+            let mut reply = Reply::new(&mut output, forward.protocol);
+            (replies.len()..forward.replies).for_each(|_| reply.error(error));
+        }
+        if !forward.heard {
+            output.clear();
+        }
+        self.push(None, output);
+        self.proxied.get_or_insert_default().since = None;
+        self.turn = Turn::Execute(from + forward.commands);
+        true
     }
 
     /// Fetches what was published for this client; it stands behind every reply that was written before, held or not.

@@ -471,6 +471,7 @@ impl World {
                 Next::Again => {
                     self.client_conns.get_mut(&id).expect("just seen").running = Some((batch, commands, from))
                 }
+                Next::Forward => unreachable!("nodes here redirect"),
                 Next::CloseAfter => self.client_conns.get_mut(&id).expect("just seen").close_after = true,
             }
             self.carry_out(n, fx);

@@ -652,7 +652,7 @@ impl World {
                 node.resumed.retain(|conn| *conn != request.conn);
                 self.execute(request);
             }
-            Next::Wait | Next::Done | Next::CloseAfter => {}
+            Next::Wait | Next::Done | Next::CloseAfter | Next::Forward => {}
         }
         let released = self.nodes[request.node].as_ref().unwrap().released.get(&request.conn).copied();
         let held = request.held.is_some_and(|seq| released.is_none_or(|released| released < seq));

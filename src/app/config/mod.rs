@@ -4,7 +4,7 @@
 //! them). All of them go through the same reading, so a flag is checked like a line of the file, and all errors are reported
 //! at once. `config.yml` at the root documents every key; a test holds it to exactly the defaults below.
 //!
-//! A word that has a meaning but is not carried out by this release (`writes_on_replica: proxy`, an eviction policy) is
+//! A word that has a meaning but is not carried out by this release (an eviction policy) is
 //! refused: a setting that is silently ignored would be a promise not kept.
 //!
 //! Not here: what the settings do (their floors), and the bound addresses of ephemeral ports (known only after binding).
@@ -192,6 +192,8 @@ words!(
         Moved = "moved",
         /// `-READONLY …`, as from a Redis outside a cluster; cluster clients are redirected all the same.
         Readonly = "readonly",
+        /// It is passed on to the leader.
+        Proxy = "proxy",
     }
 );
 words!(
@@ -600,12 +602,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             }
             given.number().filter(|n| (1..=THREADS_MAX).contains(n)).map(|n| Some(n as usize))
         }),
-        writes_on_replica: reader.choice(
-            "writes_on_replica",
-            WritesOnReplica::WORDS,
-            &["proxy"],
-            WritesOnReplica::Moved,
-        ),
+        writes_on_replica: reader.choice("writes_on_replica", WritesOnReplica::WORDS, &[], WritesOnReplica::Moved),
         bootstrap: reader.choice("bootstrap", Bootstrap::WORDS, &[], Bootstrap::Auto),
         total_loss: reader.choice("total_loss", TOTAL_LOSS_WORDS, &[], timing.total_loss),
         coordination: reader.choice("coordination", Coordination::WORDS, &[], coordination_default),

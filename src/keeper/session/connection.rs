@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::base::clock::Now;
-use crate::base::ids::{ConnId, Offset};
+use crate::base::ids::{ConnId, Position};
 use crate::command::{CommandError, REDIS_VERSION, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Output, Protocol, Reply};
@@ -263,7 +263,7 @@ impl Keeper {
         (session.readonly, session.no_evict, session.no_touch) = (false, false, false);
         session.replies = Replies::All;
         (session.sentinel, session.knows_slots, session.takes_redirects) = (false, false, false);
-        session.read_after = Offset::ZERO;
+        (session.read_after, session.written_elsewhere) = (Position::default(), Position::default());
         Reply::new(out, session.protocol).simple("RESET");
         Ok(Flow::Done)
     }

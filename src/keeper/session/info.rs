@@ -280,6 +280,8 @@ impl Keeper {
         fields.put("full_resyncs", self.stats.full_resyncs);
         fields.put("entries_applied", self.stats.entries_applied);
         fields.put("link_bytes_sent", self.stats.link_bytes);
+        fields.put("forwarded_commands", self.stats.forwarded);
+        fields.put("forwarded_unknown", self.stats.forwarded_unknown);
         fields.put("published_dropped", self.stats.published_dropped);
         fields.put("coordinator_connected", u8::from(status.coordinator.connected));
         fields.put("resets", status.resets);

@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ChangeId, ConnId, Offset};
+use crate::base::ids::{ChangeId, ConnId, Offset, Position};
 use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
@@ -41,6 +41,7 @@ use super::{Effects, Keeper};
 pub(super) use clients::Pause;
 pub(super) use config::Rewrite;
 pub use parameters::{MAX_MEMORY_MAX, paths_set_now};
+pub(super) use position::parse as parse_position;
 pub(super) use sentinel::Told as SentinelTold;
 pub(super) use view::host_and_port;
 
@@ -71,8 +72,12 @@ pub(super) struct Session {
     pub takes_redirects: bool,
     /// It has asked where the slots are: it understands MOVED, whatever this node answers to others.
     pub knows_slots: bool,
-    /// Its reads have to show this entry.
-    pub read_after: Offset,
+    /// Its reads have to show the history up to here.
+    pub read_after: Position,
+    /// Where its last write is that was passed on to the leader.
+    pub written_elsewhere: Position,
+    /// It watches keys at the leader, through this node.
+    pub watches_elsewhere: bool,
     /// READONLY was sent.
     pub readonly: bool,
     /// CLIENT NO-EVICT is on. Nothing is evicted; CLIENT LIST shows it.
@@ -144,6 +149,20 @@ impl Replies {
             *self = if executed { Replies::All } else { Replies::SkipNext };
         }
         dropped
+    }
+}
+
+impl Session {
+    /// Whether it gets the reply of the command that is executed now.
+    pub fn hears(&self) -> bool {
+        self.replies == Replies::All
+    }
+
+    /// The command was executed by another node.
+    pub fn replied_elsewhere(&mut self) {
+        if self.replies.begin() {
+            self.replies.end(true);
+        }
     }
 }
 
@@ -237,7 +256,9 @@ impl Keeper {
             library: (String::new(), String::new()),
             takes_redirects: false,
             knows_slots: false,
-            read_after: Offset::ZERO,
+            read_after: Position::default(),
+            written_elsewhere: Position::default(),
+            watches_elsewhere: false,
             readonly: false,
             no_evict: false,
             no_touch: false,

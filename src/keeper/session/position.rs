@@ -22,7 +22,7 @@ const NOT_A_POSITION: &str = "ERR that is not a position, as in 0:7:1202";
 const NO_SUCH_GROUP: &str = "ERR there is no such group";
 
 /// The position that a token stands for.
-fn parse(token: &[u8]) -> Result<Position, &'static str> {
+pub(in crate::keeper) fn parse(token: &[u8]) -> Result<Position, &'static str> {
     let number = |text: &str| {
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse::<u64>().ok().filter(|_| plain)
@@ -49,16 +49,19 @@ impl Keeper {
         let to_come = !self.scratch.is_empty();
         let offset = match (write, &self.leading) {
             (_, Some(_)) if to_come => self.log.end().next(),
-            (true, _) => session.last_write,
+            (true, _) => session.last_write.max(session.written_elsewhere.offset),
             (false, Some(_)) => self.log.end(),
-            (false, None) => self.applied,
+            (false, None) => self.applied.max(session.read_after.offset),
         };
         if write && offset == Offset::ZERO {
             reply.null();
             return Ok(Flow::Done);
         }
         let led = self.leading.as_ref().filter(|_| to_come).map(|leading| leading.epoch);
-        let epoch = led.or_else(|| self.log.epoch_of(offset)).unwrap_or(self.log.base().epoch);
+        let told =
+            [session.written_elsewhere, session.read_after].into_iter().find(|position| position.offset == offset);
+        let here = self.log.epoch_of(offset).filter(|_| offset <= self.log.end());
+        let epoch = led.or(told.map(|position| position.epoch)).or(here).unwrap_or(self.log.base().epoch);
         reply.bulk(format!("{GROUP}:{epoch}:{offset}").as_bytes());
         Ok(Flow::Done)
     }
@@ -66,7 +69,7 @@ impl Keeper {
     /// DATAKEEPER AFTER.
     pub(super) fn read_after(&self, session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let position = parse(args.get(2))?;
-        session.read_after = session.read_after.max(position.offset);
+        session.note_seen(Some(position));
         reply.ok();
         Ok(Flow::Done)
     }

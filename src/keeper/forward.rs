@@ -1,0 +1,241 @@
+//! Passing on: what a node with `writes_on_replica: proxy` sends to the leader in a client's place.
+//!
+//! ```text
+//!   client ──► replica ─┬─ reads ──────────► its own store, once that has applied what this client has seen
+//!                       ├─ writes ─────────► leader   with the reads that follow them in the same batch
+//!                       ├─ WATCH ──────────► leader   on a connection that is this client's until EXEC
+//!                       └─ MULTI … EXEC ───► leader   queued here, sent as a whole, if it writes or something is watched
+//! ```
+//! The Keeper says what goes where ([`Forward`]); the shell sends it once, brings the replies and reports what became of it. A node that does not
+//! lead answers `-REDIRECT`, for connections between nodes say so that they understand that: nothing is passed on twice, and what was redirected was not
+//! executed and can be tried again. What was sent and not answered is never sent again.
+//!
+//! Behind what the client sent, the leader is asked for positions: up to where its reads showed the history, and that of the connection's last
+//! write. Later reads of the client at this node wait until it has applied that (`read_after`), as after `DATAKEEPER AFTER`.
+//!
+//! Not here: commands about connections within a transaction that is passed on; EXEC refuses them.
+
+use crate::base::clock::Now;
+use crate::base::ids::{ConnId, Position};
+use crate::command::{CommandSpec, Exec, SessionCommand, resolve};
+use crate::resp::{Args, Batch, Output, Protocol, Reply};
+
+use super::session::{Session, parse_position};
+use super::{Keeper, WritesOnReplica};
+
+/// Commands that are passed on together at most.
+const COMMANDS_MAX: usize = 1_000;
+
+/// What a connection that is watched for is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Any connection will do.
+    No,
+    /// It is this client's from now on.
+    Begins,
+    /// It has to be the one on which WATCH was sent, if that is still there; otherwise the answer is null. Any will do afterwards.
+    Ends,
+}
+
+/// What is to be sent to the leader, and what comes back.
+#[derive(Debug)]
+pub struct Forward {
+    /// `host:port` of the leader.
+    pub to: String,
+    /// Form of the replies: a connection to the leader speaks one.
+    pub protocol: Protocol,
+    /// What a new connection says first, and how many replies that has. An error among them means that it cannot be used.
+    pub greeting: Vec<u8>,
+    /// See `greeting`.
+    pub greeting_replies: usize,
+    /// To be sent once.
+    pub request: Output,
+    /// Replies that come before those for the client: of MULTI and what was queued.
+    pub before: usize,
+    /// Replies for the client. Two more follow them: see [`Keeper::forwarded`].
+    pub replies: usize,
+    /// Commands of the batch that this is; more than `replies` is never.
+    pub commands: usize,
+    /// Whether the client gets the replies (CLIENT REPLY).
+    pub heard: bool,
+    /// Whether WATCH is involved.
+    pub watched: Watched,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded<'a> {
+    /// It was answered; the two last replies.
+    Answered {
+        /// The position up to which reads at the leader show the history.
+        seen: &'a [u8],
+        /// The position of the last write, if one of these commands was one.
+        written: Option<&'a [u8]>,
+    },
+    /// The first commands were answered; the others were not executed, and will be tried again.
+    InPart {
+        /// The position up to which the answered ones show the history.
+        seen: Option<&'a [u8]>,
+    },
+    /// It was not executed, and will not be tried again.
+    Refused,
+    /// Whether it was executed is not known.
+    Unknown,
+}
+
+/// Whether a command can stand in a transaction that is passed on.
+fn can_be_queued(spec: &CommandSpec) -> bool {
+    use SessionCommand::{DataKeeperPosition, Ping, Publish, SPublish, Unwatch};
+    matches!(spec.exec, Exec::Data(_) | Exec::Session(DataKeeperPosition | Ping | Publish | SPublish | Unwatch))
+}
+
+fn put_request(out: &mut Output, args: &Args<'_>) {
+    let mut request = Reply::new(out, Protocol::Resp2);
+    request.array(args.len());
+    for i in 0..args.len() {
+        match args.shared(i) {
+            Some(bytes) => request.shared(bytes),
+            None => request.bulk(args.get(i)),
+        }
+    }
+}
+
+fn put_words(out: &mut Output, words: &[&[u8]]) {
+    let mut request = Reply::new(out, Protocol::Resp2);
+    request.array(words.len());
+    words.iter().for_each(|word| request.bulk(word));
+}
+
+impl Keeper {
+    /// Whether what this node does not serve itself is passed on for the connection. One that says it understands redirects gets them.
+    pub(super) fn passes_on(&self, session: &Session) -> bool {
+        self.config.writes_on_replica == WritesOnReplica::Proxy
+            && !session.takes_redirects
+            && !session.knows_slots
+            && self.leader_client_addr().is_some()
+    }
+
+    /// What keeps a transaction from being passed on, if something does.
+    pub(super) fn cannot_pass_on(queue: &Batch) -> Option<String> {
+        let specs = (0..queue.len()).filter_map(|i| resolve(&queue.args(i, &[])).ok());
+        let other = specs.into_iter().find(|spec| !can_be_queued(spec))?;
+        Some(format!("ERR '{}' cannot be passed on to the leader within a transaction", other.name))
+    }
+
+    /// Makes the request of the commands of `batch` from number `at` on that are passed on together.
+    pub(super) fn forward(&mut self, session: &mut Session, batch: &Batch, input: &[u8], at: usize) -> Box<Forward> {
+        let mut request = Output::new();
+        let heard = session.hears();
+        let args = batch.args(at, input);
+        let (mut before, mut commands, mut watched) = (0, 1, Watched::No);
+        match resolve(&args).map(|spec| spec.exec) {
+            Ok(Exec::Session(SessionCommand::Exec)) => {
+                if session.watches_elsewhere {
+                    watched = Watched::Ends;
+                }
+                put_words(&mut request, &[b"MULTI"]);
+                let queue = session.transaction.as_ref().expect("EXEC found one").queue();
+                (0..queue.len()).for_each(|i| put_request(&mut request, &queue.args(i, &[])));
+                put_words(&mut request, &[b"EXEC"]);
+                before = 1 + queue.len();
+            }
+            Ok(Exec::Session(SessionCommand::Watch)) => {
+                watched = Watched::Begins;
+                put_request(&mut request, &args);
+            }
+            _ => {
+                put_request(&mut request, &args);
+                while heard && commands < COMMANDS_MAX && at + commands < batch.len() {
+                    let args = batch.args(at + commands, input);
+                    let on_data = |spec: &&CommandSpec| spec.is_on_keys() && matches!(spec.exec, Exec::Data(_));
+                    if resolve(&args).ok().filter(on_data).is_none() {
+                        break;
+                    }
+                    put_request(&mut request, &args);
+                    commands += 1;
+                }
+            }
+        }
+        put_words(&mut request, &[b"DATAKEEPER", b"POSITION", b"READ"]);
+        put_words(&mut request, &[b"DATAKEEPER", b"POSITION", b"WRITE"]);
+        let (greeting, greeting_replies) = self.greeting(session.protocol);
+        self.stats.forwarded += commands as u64;
+        Box::new(Forward {
+            to: self.leader_client_addr().unwrap_or_default().to_string(),
+            protocol: session.protocol,
+            greeting,
+            greeting_replies,
+            request,
+            before,
+            replies: commands,
+            commands,
+            heard,
+            watched,
+        })
+    }
+
+    /// How a connection to the leader begins.
+    fn greeting(&self, protocol: Protocol) -> (Vec<u8>, usize) {
+        let mut out = Output::new();
+        let version: &[u8] = if protocol == Protocol::Resp3 { b"3" } else { b"2" };
+        let name = format!("proxy-{}", self.me.id);
+        let mut hello: Vec<&[u8]> = vec![b"HELLO", version];
+        if let Some(password) = &self.config.password {
+            hello.extend([&b"AUTH"[..], b"default", password]);
+        }
+        hello.extend([&b"SETNAME"[..], name.as_bytes()]);
+        put_words(&mut out, &hello);
+        put_words(&mut out, &[b"CLIENT", b"CAPA", b"redirect"]);
+        (out.to_vec(), 2)
+    }
+
+    /// Where commands are passed on to now; none while no leader is confirmed, or this node leads.
+    #[must_use]
+    pub fn forwards_to(&self, now: Now) -> Option<&str> {
+        self.leader_client_addr().filter(|_| self.leading.is_none() && self.leader_is_confirmed(now))
+    }
+
+    /// Something that was passed on for this connection is over.
+    pub fn forwarded(&mut self, conn: ConnId, watched: Watched, what: Forwarded<'_>) {
+        self.stats.forwarded_unknown += u64::from(what == Forwarded::Unknown);
+        let Some(mut session) = self.sessions.take(conn) else { return };
+        if session.transaction.is_some() {
+            // It was EXEC.
+            self.end_transaction(&mut session);
+        }
+        session.replied_elsewhere();
+        let position = |reply: &[u8]| {
+            let token = reply.split(|byte| *byte == b'\n').nth(1)?.strip_suffix(b"\r")?;
+            parse_position(token).ok()
+        };
+        match what {
+            Forwarded::InPart { seen } => session.note_seen(seen.and_then(position)),
+            Forwarded::Answered { seen, written } => {
+                session.watches_elsewhere = match watched {
+                    Watched::No => session.watches_elsewhere,
+                    Watched::Begins => true,
+                    Watched::Ends => false,
+                };
+                session.note_seen(position(seen));
+                if let Some(written) = written.and_then(position) {
+                    session.written_elsewhere = written;
+                    session.note_seen(Some(written));
+                }
+            }
+            Forwarded::Refused | Forwarded::Unknown if watched == Watched::Ends => session.watches_elsewhere = false,
+            Forwarded::Refused | Forwarded::Unknown => {}
+        }
+        self.sessions.put_back(conn, session);
+    }
+}
+
+impl Session {
+    /// Later reads show what is there at this position.
+    pub(super) fn note_seen(&mut self, position: Option<Position>) {
+        if let Some(position) = position
+            && position.offset > self.read_after.offset
+        {
+            self.read_after = position;
+        }
+    }
+}

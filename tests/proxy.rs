@@ -1,0 +1,316 @@
+//! `writes_on_replica: proxy`: plain clients that know one node and nothing of leaders. Each connection keeps its order, reads what it wrote at whichever
+//! node it is, and nothing that it sends is executed twice, whatever happens to the leader.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use support::client::{Client, Reply, bulk, encode};
+use support::cluster::{Cluster, Local, alone};
+use support::eventually;
+
+const PROXY: &[&str] = &["--set", "writes_on_replica=proxy"];
+/// Clients of each node in the tests under faults.
+const CLIENTS: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn words(text: &str) -> Vec<Vec<u8>> {
+    text.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn ok() -> Reply {
+    Reply::Simple("OK".to_string())
+}
+
+fn queued() -> Reply {
+    Reply::Simple("QUEUED".to_string())
+}
+
+#[test]
+fn plain_clients_write_at_any_node_and_read_what_they_wrote() {
+    let local = Local::start(PROXY);
+    for (i, addr) in local.addrs.iter().enumerate() {
+        let mut client = Client::connect(*addr).unwrap();
+        for n in 0..200 {
+            let key = format!("k{i}:{n}");
+            assert_eq!(client.call(&format!("SET {key} {n}")), ok());
+            assert_eq!(client.call(&format!("GET {key}")), bulk(&n.to_string()), "node {i}, write {n}");
+        }
+        let requests = [
+            format!("SET p{i} 1"),
+            format!("GET p{i}"),
+            "PING".to_string(),
+            format!("INCR p{i}"),
+            "CLIENT GETNAME".to_string(),
+            format!("GET p{i}"),
+            format!("INCRBY p{i} no"),
+            format!("APPEND p{i} x"),
+            format!("MGET p{i} none"),
+        ];
+        let requests: Vec<_> = requests.iter().map(|text| words(text)).collect();
+        let pong = Reply::Simple("PONG".to_string());
+        let not_a_number = Reply::Error("ERR value is not an integer or out of range".to_string());
+        assert_eq!(
+            client.pipeline(&requests),
+            [
+                ok(),
+                bulk("1"),
+                pong,
+                Reply::Integer(2),
+                Reply::Null,
+                bulk("2"),
+                not_a_number,
+                Reply::Integer(2),
+                Reply::Array(vec![bulk("2x"), Reply::Null])
+            ],
+            "node {i}"
+        );
+        let big = vec![b'x'; 3 << 20];
+        assert_eq!(client.try_call(&[&b"SET"[..], b"big", &big]).unwrap(), ok());
+        assert_eq!(client.call("GETRANGE big 3145727 -1"), bulk("x"));
+        assert_eq!(client.call("GETSET big 1"), Reply::Bulk(big));
+        let position = client.call("DATAKEEPER POSITION");
+        assert!(position.text().starts_with("0:1:"), "{position:?}");
+    }
+    local.finish();
+}
+
+#[test]
+fn connections_that_understand_redirects_get_them() {
+    let local = Local::start(PROXY);
+    let replica = replica_of(&local);
+    let mut client = Client::connect(replica).unwrap();
+    client.call("CLUSTER SLOTS");
+    assert!(client.call("SET k v").error().starts_with("MOVED "));
+    let mut client = Client::connect(replica).unwrap();
+    client.call("CLIENT CAPA redirect");
+    assert!(client.call("SET k v").error().starts_with("REDIRECT "));
+    local.finish();
+}
+
+/// A node that does not lead.
+fn replica_of(local: &Local) -> SocketAddr {
+    let leads = |addr: &SocketAddr| {
+        let Reply::Array(role) = support::client::ask(*addr, "ROLE").unwrap() else { panic!("ROLE is an array") };
+        role[0] == bulk("master")
+    };
+    *local.addrs.iter().find(|addr| !leads(addr)).expect("a replica")
+}
+
+#[test]
+fn transactions_are_passed_on_as_a_whole_and_watches_see_every_change() {
+    let local = Local::start(PROXY);
+    let replica = replica_of(&local);
+    let (mut a, mut b) = (Client::connect(replica).unwrap(), Client::connect(replica).unwrap());
+    let transaction = ["MULTI", "SET k 1", "INCR k", "PING", "GET k", "EXEC"].map(words);
+    let pong = Reply::Simple("PONG".to_string());
+    assert_eq!(
+        a.pipeline(&transaction)[1..],
+        [queued(), queued(), queued(), queued(), Reply::Array(vec![ok(), Reply::Integer(2), pong, bulk("2")])]
+    );
+    assert_eq!(a.call("GET k"), bulk("2"));
+
+    // Nothing changed: executed. Something changed: not.
+    for changed in [false, true] {
+        assert_eq!(a.call("WATCH k other"), ok());
+        assert_eq!(a.call("GET k"), bulk("2"));
+        if changed {
+            assert_eq!(b.call("SET k 7"), ok());
+        }
+        let replies = a.pipeline(&["MULTI", "SET k 2", "EXEC"].map(words));
+        let want = if changed { Reply::Null } else { Reply::Array(vec![ok()]) };
+        assert_eq!(replies[2], want, "changed: {changed}");
+    }
+    // EXEC ended the watches; so do UNWATCH and DISCARD.
+    for end in ["", "UNWATCH", "DISCARD"] {
+        assert_eq!(a.call("WATCH k"), ok());
+        assert_eq!(b.call("INCR k").error(), "");
+        match end {
+            "" => assert_eq!(a.pipeline(&["MULTI", "GET k", "EXEC"].map(words))[2], Reply::Null),
+            "DISCARD" => assert_eq!(a.pipeline(&["MULTI", "DISCARD"].map(words)), [ok(), ok()]),
+            _ => assert_eq!(a.call(end), ok()),
+        }
+        let replies = a.pipeline(&["MULTI", "SET k 2", "EXEC"].map(words));
+        assert_eq!(replies[2], Reply::Array(vec![ok()]), "after {end:?}");
+    }
+    // What cannot be passed on ends the transaction, and only that.
+    let replies = a.pipeline(&["MULTI", "SET k 9", "CLIENT ID", "EXEC", "GET k"].map(words));
+    assert!(replies[3].error().starts_with("EXECABORT "), "{replies:?}");
+    assert_eq!(replies[4], bulk("2"));
+    // The failed command of a transaction is the leader's to name.
+    let replies = a.pipeline(&["MULTI", "SET s text", "INCR s", "EXEC"].map(words));
+    let not_a_number = Reply::Error("ERR value is not an integer or out of range".to_string());
+    assert_eq!(replies[3], Reply::Array(vec![ok(), not_a_number]));
+    local.finish();
+}
+
+#[test]
+fn replies_that_a_client_does_not_want_are_dropped() {
+    let local = Local::start(PROXY);
+    let mut client = Client::connect(replica_of(&local)).unwrap();
+    let requests = ["CLIENT REPLY SKIP", "INCR n", "INCR n", "CLIENT REPLY OFF", "INCR n", "INCR n", "CLIENT REPLY ON"];
+    let mut bytes = Vec::new();
+    requests.iter().for_each(|request| encode(&words(request), &mut bytes));
+    client.send(&bytes).unwrap();
+    assert_eq!(client.receive().unwrap(), Reply::Integer(2));
+    assert_eq!(client.receive().unwrap(), ok());
+    assert_eq!(client.call("GET n"), bulk("4"));
+    local.finish();
+}
+
+/// What one client has counted on its key.
+struct Counted {
+    key: String,
+    acked: u64,
+    unknown: u64,
+    refused: u64,
+    errors: Vec<String>,
+}
+
+/// Counts on a key of its own until it is told to stop, at `addrs` in turn when a connection ends; each count is read back where it was made.
+fn count(key: String, addrs: Vec<SocketAddr>, stop: &AtomicBool, all: &AtomicU64) -> Counted {
+    let mut counted = Counted { key: key.clone(), acked: 0, unknown: 0, refused: 0, errors: Vec::new() };
+    let mut nodes = addrs.iter().cycle();
+    'connection: while !stop.load(Ordering::SeqCst) {
+        let Ok(mut client) = Client::connect(*nodes.next().expect("nodes go round")) else { continue };
+        client.set_patience(Duration::from_secs(10));
+        while !stop.load(Ordering::SeqCst) {
+            let transaction = counted.acked % 8 == 7;
+            let reply = if transaction {
+                let mut bytes = Vec::new();
+                ["MULTI".to_string(), format!("INCR {key}"), "EXEC".to_string()]
+                    .iter()
+                    .for_each(|r| encode(&words(r), &mut bytes));
+                let replies =
+                    client.send(&bytes).and_then(|()| (0..3).map(|_| client.receive()).collect::<Result<Vec<_>, _>>());
+                replies.map(|mut replies| match replies.pop() {
+                    Some(Reply::Array(mut results)) => results.pop().expect("INCR was answered"),
+                    other => other.expect("EXEC was answered"),
+                })
+            } else {
+                client.try_call(&["INCR", &key])
+            };
+            let value = match reply {
+                Ok(Reply::Integer(value)) => value,
+                Ok(Reply::Error(text)) if text.starts_with("UNKNOWN ") => {
+                    counted.unknown += 1;
+                    continue;
+                }
+                Ok(Reply::Error(text)) => {
+                    let definite = ["CLUSTERDOWN ", "TRYAGAIN ", "LOADING ", "NOREPLICAS ", "EXECABORT "];
+                    if definite.iter().any(|code| text.starts_with(code)) {
+                        counted.refused += 1;
+                    } else {
+                        counted.errors.push(text);
+                    }
+                    continue;
+                }
+                Ok(other) => panic!("INCR was answered with {other:?}"),
+                Err(_) => {
+                    counted.unknown += 1;
+                    continue 'connection;
+                }
+            };
+            counted.acked += 1;
+            all.fetch_add(1, Ordering::SeqCst);
+            if (value as u64) < counted.acked || value as u64 > counted.acked + counted.unknown {
+                counted
+                    .errors
+                    .push(format!("{key} is {value} after {} and {} unknown", counted.acked, counted.unknown));
+            }
+            match client.try_call(&["GET", &key]) {
+                Ok(Reply::Bulk(read)) if read == value.to_string().as_bytes() => {}
+                Ok(Reply::Error(_)) => counted.refused += 1,
+                Ok(other) => counted.errors.push(format!("{key} was set to {value} and read as {other:?}")),
+                Err(_) => continue 'connection,
+            }
+        }
+    }
+    counted
+}
+
+/// Lets clients of every node count while `disturb` does its work.
+fn counting(cluster: &mut Cluster, disturb: impl FnOnce(&mut Cluster, &dyn Fn())) -> Vec<Counted> {
+    let (stop, all) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let addrs = cluster.addrs();
+    let clients: Vec<_> = (0..addrs.len() * CLIENTS)
+        .map(|i| {
+            let (stop, all, mut addrs) = (stop.clone(), all.clone(), addrs.clone());
+            let first = i % addrs.len();
+            addrs.rotate_left(first);
+            std::thread::spawn(move || count(format!("counter{i}"), addrs, &stop, &all))
+        })
+        .collect();
+    let more = || {
+        let want = all.load(Ordering::SeqCst) + 500;
+        eventually(PATIENCE, "clients go on", || {
+            let now = all.load(Ordering::SeqCst);
+            if now >= want { Ok(()) } else { Err(format!("{now} of {want} counts")) }
+        });
+    };
+    more();
+    disturb(cluster, &more);
+    more();
+    stop.store(true, Ordering::SeqCst);
+    let counted = clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
+    cluster.wait_until_whole();
+    counted
+}
+
+/// Every count was made once, whoever led.
+fn check(cluster: &Cluster, counted: &[Counted]) {
+    let leader = cluster.roles().0.addr;
+    let mut client = Client::connect(leader).unwrap();
+    for c in counted {
+        assert!(c.errors.is_empty(), "{:?}", c.errors);
+        let value: u64 = client.call(&format!("GET {}", c.key)).text().parse().unwrap();
+        let (acked, unknown) = (c.acked, c.unknown);
+        assert!(
+            value >= acked && value <= acked + unknown,
+            "{} is {value}: {acked} acknowledged, {unknown} unknown",
+            c.key
+        );
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_done_twice_when_the_leader_is_killed() {
+    let _alone = alone();
+    let Some(mut cluster) = Cluster::start(PROXY) else { return };
+    let counted = counting(&mut cluster, |cluster, more| {
+        for _ in 0..3 {
+            let (leader, _) = cluster.wait_until_whole();
+            cluster.nodes[leader].process.kill();
+            more();
+            cluster.nodes[leader].process.start();
+            cluster.wait_until_whole();
+        }
+    });
+    check(&cluster, &counted);
+    let unknown: u64 = counted.iter().map(|c| c.unknown).sum();
+    let acked: u64 = counted.iter().map(|c| c.acked).sum();
+    println!("{acked} counts acknowledged, {unknown} unknown");
+    cluster.finish(&[]);
+}
+
+#[test]
+fn a_handover_is_noticed_by_nobody() {
+    let _alone = alone();
+    let Some(mut cluster) = Cluster::start(PROXY) else { return };
+    let counted = counting(&mut cluster, |cluster, more| {
+        for _ in 0..3 {
+            let leader = cluster.roles().0.addr;
+            assert_eq!(support::client::ask(leader, "DATAKEEPER HANDOVER").unwrap(), ok());
+            more();
+            cluster.wait_until_whole();
+        }
+    });
+    check(&cluster, &counted);
+    for c in &counted {
+        assert_eq!(c.refused, 0, "{}", c.key);
+    }
+    cluster.finish(&[]);
+}
