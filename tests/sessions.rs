@@ -6,6 +6,7 @@
 //! @password             nodes started from here on want the password "open sesame"
 //! @joiner               nodes started from here on found no cluster; @founder: they may
 //! @readonly             nodes started from here on answer writes with -READONLY while they do not lead
+//! @strict               nodes started from here on answer reads after READONLY alone while they do not lead
 //! @fresh                nodes started from here on answer reads from data of at most 200 ms
 //! @start n0
 //! @in_sync 3            lets time pass until so many nodes are in sync
@@ -63,6 +64,11 @@ fn with_file(i: usize, config: &mut KeeperConfig) {
 fn readonly_replicas(i: usize, config: &mut KeeperConfig) {
     realistic(i, config);
     config.writes_on_replica = WritesOnReplica::Readonly;
+}
+
+fn strict_replicas(i: usize, config: &mut KeeperConfig) {
+    realistic(i, config);
+    config.reads_need_readonly = true;
 }
 
 fn fresh_replicas(i: usize, config: &mut KeeperConfig) {
@@ -181,6 +187,7 @@ fn replay(script: &str) -> String {
             ["@joiner"] => world.tune = joiner,
             ["@founder"] => world.tune = realistic,
             ["@readonly"] => world.tune = readonly_replicas,
+            ["@strict"] => world.tune = strict_replicas,
             ["@fresh"] => world.tune = fresh_replicas,
             ["@start", name] => world.start(node(name)),
             ["@crash", name] => world.crash(node(name)),
@@ -253,6 +260,7 @@ transcripts!(
     operators,
     position,
     pubsub,
+    readonly,
     replicas,
     sentinel,
     slow,

@@ -151,6 +151,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         config::WritesOnReplica::Readonly => WritesOnReplica::Readonly,
         config::WritesOnReplica::Proxy => WritesOnReplica::Proxy,
     };
+    keeper.reads_need_readonly = config.reads_on_replica == config::ReadsOnReplica::Readonly;
     keeper.max_staleness_ms = config.replication.max_staleness_ms;
     keeper.backlog_bytes = usize::try_from(config.replication.backlog_bytes).unwrap_or(usize::MAX);
     keeper.bootstrap = match config.bootstrap {
@@ -169,6 +170,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),
         ("writes_on_replica".to_owned(), config.writes_on_replica.as_str().to_owned()),
+        ("reads_on_replica".to_owned(), config.reads_on_replica.as_str().to_owned()),
         ("replication.max_staleness_ms".to_owned(), config.replication.max_staleness_ms.to_string()),
         ("loglevel".to_owned(), config.log.level.as_str().to_owned()),
     ];

@@ -63,6 +63,8 @@ pub(super) enum Gate {
     Serve,
     /// The client is sent to the leader.
     Moved,
+    /// The client is sent to the leader if the command names a key.
+    MovedByKey,
     /// The client is sent to the leader if it understands that, or refused.
     Elsewhere(Refusal),
     /// It waits; when that has lasted too long, it is refused.
@@ -159,6 +161,10 @@ impl Keeper {
             // As Valkey has it: who can be redirected reads at a replica only if it said so.
             return write;
         }
+        if self.config.reads_need_readonly && !session.readonly {
+            // As a Redis cluster has it, where what names no key belongs nowhere else.
+            return if write == Gate::Moved { Gate::MovedByKey } else { write };
+        }
         if session.read_after.offset > self.applied && !self.is_lost(session.read_after) {
             return Gate::Wait(Refusal::Behind);
         }
@@ -211,11 +217,11 @@ impl Keeper {
         let text = match gate {
             Gate::Serve if grows && self.is_full() => OOM.into(),
             Gate::Serve => return None,
-            Gate::Moved | Gate::Elsewhere(_) if self.passes_on(session) => {
+            Gate::Moved | Gate::MovedByKey | Gate::Elsewhere(_) if self.passes_on(session) => {
                 session.wait_until = None;
                 return Some(Held::Forward);
             }
-            Gate::Moved => self.redirect(now, conn, session, None, slot),
+            Gate::Moved | Gate::MovedByKey => self.redirect(now, conn, session, None, slot),
             Gate::Elsewhere(refusal) => self.redirect(now, conn, session, Some(refusal), slot),
             Gate::Wait(refusal) => {
                 if refusal == Refusal::Backlog

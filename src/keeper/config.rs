@@ -104,6 +104,8 @@ pub struct KeeperConfig {
     pub read_mode: ReadMode,
     /// What happens to a write at a replica, unless its connection asked for something else.
     pub writes_on_replica: WritesOnReplica,
+    /// A replica answers reads of connections that sent READONLY alone.
+    pub reads_need_readonly: bool,
     /// A replica whose data may be older than that does not answer reads, ms; 0 for no limit.
     pub max_staleness_ms: u64,
     /// Log kept for partial resync, in bytes.
@@ -145,6 +147,7 @@ impl KeeperConfig {
             acks: Acks::InSync,
             read_mode: ReadMode::Lease,
             writes_on_replica: WritesOnReplica::Moved,
+            reads_need_readonly: false,
             max_staleness_ms: 0,
             backlog_bytes: 64 << 20,
             bootstrap: true,

@@ -402,6 +402,9 @@ impl Keeper {
         gate: Gate,
         out: &mut Output,
     ) -> Option<Outcome> {
+        if gate == Gate::MovedByKey && spec.keys.first == 0 {
+            return None;
+        }
         let slot = || keys_of(spec, args).next().map_or(0, slot);
         match self.pass(now, conn, session, gate, spec.flags.has(Flag::DenyOom), slot)? {
             Held::Waits => Some(Outcome::Stop(Next::Wait)),

@@ -224,14 +224,17 @@ impl Keeper {
         let refused: Option<Cow<'static, str>> = match gates.of(spec.flags) {
             _ if spec.flags.has(Flag::NoMulti) => Some(NOT_INSIDE.into()),
             // EXEC passes all of it on.
-            Gate::Moved | Gate::Elsewhere(_) if self.passes_on(session) => self.push(session, spec, args),
+            Gate::Moved | Gate::MovedByKey | Gate::Elsewhere(_) if self.passes_on(session) => {
+                self.push(session, spec, args)
+            }
             Gate::Moved => Some(self.redirect(now, conn, session, None, first_slot)),
+            Gate::MovedByKey if spec.keys.first > 0 => Some(self.redirect(now, conn, session, None, first_slot)),
             Gate::Elsewhere(refusal) => Some(self.redirect(now, conn, session, Some(refusal), first_slot)),
             Gate::Refuse(refusal) => Some(refusal.text().into()),
             // Queueing takes memory, too, so everything is refused.
-            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
+            Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
             // What it would wait for, EXEC waits for.
-            Gate::Serve | Gate::Wait(_) | Gate::Paused(_) => self.push(session, spec, args),
+            Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) => self.push(session, spec, args),
         };
         let Some(text) = refused else {
             Reply::new(out, session.protocol).simple("QUEUED");

@@ -63,6 +63,7 @@ const KEYS: &[Key] = &[
     open("advertise"),
     open("threads"),
     open("writes_on_replica"),
+    open("reads_on_replica"),
     open("bootstrap"),
     open("total_loss"),
     open("coordination"),
@@ -197,6 +198,15 @@ words!(
     }
 );
 words!(
+    /// Whose reads a replica answers.
+    ReadsOnReplica {
+        /// Everybody's.
+        Any = "any",
+        /// Those of connections that sent READONLY, as in a Redis cluster.
+        Readonly = "readonly",
+    }
+);
+words!(
     /// Whether this node may create a cluster that does not exist yet.
     Bootstrap {
         /// It may, if it finds no `/state`.
@@ -247,6 +257,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Answer to a write at a replica.
     pub writes_on_replica: WritesOnReplica,
+    /// Whose reads a replica answers.
+    pub reads_on_replica: ReadsOnReplica,
     /// Whether this node may create the cluster.
     pub bootstrap: Bootstrap,
     /// Cluster-wide, used at bootstrap: policy for proven total loss.
@@ -513,6 +525,7 @@ impl Config {
             "advertise" => or_null(&self.advertise),
             "threads" => self.threads.map_or("auto".into(), Value::from),
             "writes_on_replica" => self.writes_on_replica.as_str().into(),
+            "reads_on_replica" => self.reads_on_replica.as_str().into(),
             "bootstrap" => self.bootstrap.as_str().into(),
             "total_loss" => TOTAL_LOSS_WORDS.iter().find(|(_, v)| *v == self.total_loss).map_or("", |(w, _)| w).into(),
             "coordination" => self.coordination.as_str().into(),
@@ -603,6 +616,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             given.number().filter(|n| (1..=THREADS_MAX).contains(n)).map(|n| Some(n as usize))
         }),
         writes_on_replica: reader.choice("writes_on_replica", WritesOnReplica::WORDS, &[], WritesOnReplica::Moved),
+        reads_on_replica: reader.choice("reads_on_replica", ReadsOnReplica::WORDS, &[], ReadsOnReplica::Any),
         bootstrap: reader.choice("bootstrap", Bootstrap::WORDS, &[], Bootstrap::Auto),
         total_loss: reader.choice("total_loss", TOTAL_LOSS_WORDS, &[], timing.total_loss),
         coordination: reader.choice("coordination", Coordination::WORDS, &[], coordination_default),

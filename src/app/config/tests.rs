@@ -49,6 +49,7 @@ listen: 0.0.0.0:7000
 advertise: n1.example.org:7000
 threads: 4
 writes_on_replica: moved
+reads_on_replica: readonly
 bootstrap: never
 total_loss: halt
 coordination: embedded
@@ -75,6 +76,7 @@ log: {level: debug, format: json}
     assert_eq!(config.client_address(config.listen), "n1.example.org:7000");
     assert_eq!(config.replication_address(config.replication.listen), "[fd00::1]:17000");
     assert_eq!((config.threads, config.bootstrap), (Some(4), Bootstrap::Never));
+    assert_eq!(config.reads_on_replica, ReadsOnReplica::Readonly);
     assert_eq!(config.cluster_config().total_loss, TotalLoss::Halt);
     assert_eq!(config.cluster_config().min_in_sync, MinInSync::Count(2));
     assert_eq!(config.cluster_config().promise_ms, 1_000);
