@@ -15,6 +15,8 @@ pub enum Way {
     Plain,
     /// As a client of Redis Cluster.
     Cluster,
+    /// It asks any node, as if that were a Sentinel.
+    Sentinel,
 }
 
 impl Way {
@@ -22,6 +24,7 @@ impl Way {
         match self {
             Way::Plain => "plain",
             Way::Cluster => "cluster",
+            Way::Sentinel => "sentinel",
         }
     }
 }
@@ -142,7 +145,7 @@ impl Program {
 
     /// Whether a change of the leadership shows in no error.
     pub fn is_told_nothing(&self) -> bool {
-        self.way != Way::Plain && !self.habits.tells_redirects
+        self.way == Way::Cluster && !self.habits.tells_redirects
     }
 
     /// What it has said.

@@ -1,4 +1,4 @@
-//! redis-rs through faults, as its users write it: `redis_rs blocking|async plain|cluster|sentinel NAME HOST:PORT...`
+//! redis-rs through faults, as its users write it: `redis_rs blocking|async plain|cluster NAME HOST:PORT...`
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use futures_util::StreamExt as _;
 use redis::aio::ConnectionManager;
 use redis::cluster::{ClusterClient, ClusterConnection, cluster_pipe};
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::sentinel::{SentinelClient, SentinelServerType};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, cmd, pipe};
 use tokio::runtime::Runtime;
 
@@ -21,7 +20,6 @@ enum Connection {
     BlockingCluster(ClusterConnection),
     Async(ConnectionManager),
     AsyncCluster(redis::cluster_async::ClusterConnection),
-    AsyncSentinel(redis::aio::MultiplexedConnection),
 }
 
 struct RedisRs {
@@ -39,11 +37,8 @@ fn url(node: &str) -> String {
 
 impl RedisRs {
     fn connect(&self) -> RedisResult<Connection> {
-        let [api, way] = &self.arguments.words[..] else {
-            panic!("redis_rs blocking|async plain|cluster|sentinel ...")
-        };
+        let [api, way] = &self.arguments.words[..] else { panic!("redis_rs blocking|async plain|cluster ...") };
         let urls: Vec<String> = self.arguments.nodes.iter().map(|node| url(node)).collect();
-        let sentinel = || SentinelClient::build(urls.clone(), "main".to_string(), None, SentinelServerType::Master);
         Ok(match (&**api, &**way) {
             ("blocking", "plain") => Connection::Blocking(redis::Client::open(url(&self.node))?.get_connection()?),
             ("async", "plain") => {
@@ -54,10 +49,6 @@ impl RedisRs {
             ("async", "cluster") => {
                 let client = ClusterClient::new(urls)?;
                 Connection::AsyncCluster(self.runtime.block_on(client.get_async_connection())?)
-            }
-            ("blocking", "sentinel") => Connection::Blocking(sentinel()?.get_connection()?),
-            ("async", "sentinel") => {
-                Connection::AsyncSentinel(self.runtime.block_on(sentinel()?.get_async_connection())?)
             }
             other => panic!("there is no way {other:?}"),
         })
@@ -77,7 +68,6 @@ impl RedisRs {
             Connection::BlockingCluster(connection) => command.query(connection),
             Connection::Async(connection) => self.runtime.block_on(command.query_async(connection)),
             Connection::AsyncCluster(connection) => self.runtime.block_on(command.query_async(connection)),
-            Connection::AsyncSentinel(connection) => self.runtime.block_on(command.query_async(connection)),
         }
         .map_err(|e| e.to_string())
     }
@@ -96,7 +86,6 @@ impl RedisRs {
             Connection::BlockingCluster(_) => unreachable!("see above"),
             Connection::Async(connection) => self.runtime.block_on(commands.query_async(connection)),
             Connection::AsyncCluster(connection) => self.runtime.block_on(commands.query_async(connection)),
-            Connection::AsyncSentinel(connection) => self.runtime.block_on(commands.query_async(connection)),
         }
         .map_err(|e| e.to_string())
     }
