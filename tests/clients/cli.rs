@@ -1,9 +1,11 @@
 //! Redis's own tools against a cluster that is whole: redis-cli in the ways it can be called, and redis-benchmark.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, PATIENCE};
 use crate::support::tools::{have_redis_tools, run};
 
 /// Keys that are loaded through a pipe.
@@ -14,6 +16,32 @@ fn cli(node: SocketAddr, args: &[&str], input: &[u8]) -> String {
     let said = run("redis-cli", node, args, input);
     assert_eq!(said.code, Some(0), "redis-cli {args:?}: {}", said.text);
     said.text
+}
+
+/// A tool that ends when it is asked to.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// redis-cli MONITOR shows what others send.
+fn monitor(node: SocketAddr) {
+    let (host, port) = (node.ip().to_string(), node.port().to_string());
+    let mut command = Command::new("redis-cli");
+    command.args(["-h", &host, "-p", &port, "MONITOR"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = Running(command.spawn().expect("redis-cli starts"));
+    let stdout = BufReader::new(running.0.stdout.take().expect("it is piped"));
+    let (heard, lines) = mpsc::channel();
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| heard.send(line)));
+    let next = || lines.recv_timeout(PATIENCE).expect("MONITOR says something");
+    assert_eq!(next(), "OK");
+    assert_eq!(cli(node, &["SET", "cli:monitored", "a\"b"], b"").trim(), "OK");
+    let wanted = "\"SET\" \"cli:monitored\" \"a\\\"b\"";
+    assert!((0..100_000).any(|_| next().ends_with(wanted)), "MONITOR shows the SET among what others send");
 }
 
 /// Everything once. Other clients may write meanwhile.
@@ -59,6 +87,8 @@ pub fn tour(cluster: &Cluster) {
         assert!(said.contains(wanted) && said.contains("(100.00% of keys"), "{option}: {said}");
     }
     assert_eq!(cli(leader.addr, &["DEL", "cli:big"], b"").trim(), "1");
+
+    monitor(leader.addr);
 
     for node in &cluster.nodes {
         let said = cli(node.addr, &["--cluster", "check", &node.addr.to_string()], b"");
