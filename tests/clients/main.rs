@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use program::{Habits, Library, Program, Runner, Way};
 use support::client::bulk;
-use support::cluster::{Cluster, PATIENCE, status_of};
+use support::cluster::{Cluster, PATIENCE, alone, status_of};
 use support::eventually;
 
 const ALL: &[Way] = &[Way::Plain, Way::Cluster, Way::Sentinel];
@@ -66,23 +66,32 @@ const ROUNDS: usize = 20;
 
 /// All clients, what was wrong so far, and how long their pauses were.
 struct Story {
+    /// To whom an orderly change of the leadership shows in no error.
+    told_nothing: fn(&Program) -> bool,
     programs: Vec<Program>,
     problems: Vec<String>,
     table: Vec<String>,
 }
 
 impl Story {
-    fn start(nodes: &[SocketAddr]) -> Story {
+    /// Starts the clients of these ways, which are told of all nodes.
+    fn start(nodes: &[SocketAddr], ways: &[Way], told_nothing: fn(&Program) -> bool) -> Story {
         let start = |library: &Library| -> Vec<Program> {
-            library.ways.iter().map(|way| Program::start(library, *way, nodes)).collect()
+            library
+                .ways
+                .iter()
+                .filter(|way| ways.contains(way))
+                .map(|way| Program::start(library, *way, nodes))
+                .collect()
         };
         let programs: Vec<Program> = LIBRARIES.iter().flat_map(start).collect();
         let mut story = Story {
+            told_nothing,
             table: programs.iter().map(|p| format!("{:<34}", p.name)).collect(),
             programs,
             problems: Vec::new(),
         };
-        story.wait("start", START_MAX, |_: &Program| true, |program| program.said().ready);
+        story.wait("start", START_MAX, everybody, |program| program.said().ready);
         story
     }
 
@@ -131,17 +140,30 @@ impl Story {
             write!(row, " | {:>5} ms, {:>2} errors", pause.as_millis(), errors.len()).expect("memory");
             if let Some(error) = errors.first() {
                 println!("    {}: {what}: {error:.120}", program.name);
-                if orderly && program.is_told_nothing() {
+                if orderly && (self.told_nothing)(program) {
                     self.problems.push(format!("{}: {what}: {errors:?}", program.name));
                 }
             }
         }
     }
 
+    /// Lets the leader hand over.
+    fn hand_over(&mut self, cluster: &Cluster) {
+        let (leader, _) = cluster.wait_until_whole();
+        assert!(cluster.nodes[leader].client().call("DATAKEEPER HANDOVER").is_ok());
+        wait_for_successor(&cluster.addrs(), cluster.nodes[leader].addr);
+        self.wait_for_writes("handover", RECOVERY_MAX, everybody);
+        self.column("handover", true);
+    }
+
     /// Lets all clients try everything again and read back what was acknowledged; looks for it with other eyes, too.
-    fn finish(&mut self, leader: &mut support::client::Client) {
+    ///
+    /// # Panics
+    /// If anything was wrong, from the start to now.
+    fn finish(mut self, cluster: Cluster) {
+        let mut leader = cluster.roles().0.client();
         self.programs.iter_mut().for_each(Program::finish);
-        self.wait("the end", START_MAX, |_: &Program| true, |program| program.said().verified.is_some());
+        self.wait("the end", START_MAX, everybody, |program| program.said().verified.is_some());
         for program in &self.programs {
             let said = program.said();
             if said.verified.is_some_and(|verified| verified != said.acked.len()) {
@@ -163,7 +185,23 @@ impl Story {
                 }
             }
         }
+        self.table.iter().for_each(|row| println!("{row}"));
+        assert!(self.problems.is_empty(), "\n{}", self.problems.join("\n"));
+        cluster.finish(&[]);
     }
+}
+
+fn everybody(_: &Program) -> bool {
+    true
+}
+
+/// A cluster with a setting, and its nodes with the leader first.
+fn start(setting: &str) -> Option<(Cluster, Vec<SocketAddr>)> {
+    let cluster = Cluster::start(&["--set", setting])?;
+    let (leader, _) = cluster.wait_until_whole();
+    let mut nodes = cluster.addrs();
+    nodes.rotate_left(leader);
+    Some((cluster, nodes))
 }
 
 /// Whether README says that this library was tried in this version. Debian says which hiredis there is.
@@ -180,27 +218,22 @@ fn keys(name: &str, n: u64) -> Vec<String> {
 }
 
 /// Waits until another node than `former` leads.
-fn wait_for_successor(nodes: &[SocketAddr], former: usize) {
+fn wait_for_successor(nodes: &[SocketAddr], former: SocketAddr) {
     eventually(PATIENCE, "another node leads", || {
-        let leads = |i: &usize| status_of(nodes[*i]).is_ok_and(|status| status.role == "leader");
-        if (0..nodes.len()).filter(|i| *i != former).any(|i| leads(&i)) { Ok(()) } else { Err("nobody yet") }
+        let leads = |addr: &SocketAddr| status_of(*addr).is_ok_and(|status| status.role == "leader");
+        if nodes.iter().any(|addr| *addr != former && leads(addr)) { Ok(()) } else { Err("nobody yet") }
     });
 }
 
 #[test]
 #[ignore = "needs what scripts/install-clients installs; scripts/test clients runs it"]
 fn client_libraries_go_through_a_killed_leader_a_handover_and_a_stop() {
-    let Some(mut cluster) = Cluster::start(&["--set", "reads_on_replica=readonly"]) else { return };
-    let (leader, _) = cluster.wait_until_whole();
-    let mut nodes = cluster.addrs();
-    nodes.rotate_left(leader);
-    let everybody = |_: &Program| true;
-
+    let _alone = alone();
+    let Some((mut cluster, nodes)) = start("reads_on_replica=readonly") else { return };
     cli::tour(&cluster);
-    let mut story = Story::start(&nodes);
+    let mut story = Story::start(&nodes, ALL, Program::follows_redirects);
     story.wait_for_writes("calm", RECOVERY_MAX, everybody);
     story.column("calm", true);
-
     for killed in [true, false] {
         let (leader, _) = cluster.wait_until_whole();
         let what = if killed { "leader killed" } else { "leader stopped" };
@@ -210,24 +243,34 @@ fn client_libraries_go_through_a_killed_leader_a_handover_and_a_stop() {
             assert!(cluster.nodes[leader].process.terminate().success(), "exit code of a node that was stopped");
         }
         let struck = Instant::now();
-        wait_for_successor(&cluster.addrs(), leader);
+        wait_for_successor(&nodes, cluster.nodes[leader].addr);
         story.wait_for_writes(what, RECOVERY_MAX.saturating_sub(struck.elapsed()), Program::finds_leader);
         cluster.nodes[leader].process.start();
         story.wait_for_writes(&format!("{what}, and back"), RECOVERY_MAX, everybody);
         story.column(what, !killed);
         cli::tour(&cluster);
         if killed {
-            let (leader, _) = cluster.wait_until_whole();
-            assert!(cluster.nodes[leader].client().call("DATAKEEPER HANDOVER").is_ok());
-            wait_for_successor(&cluster.addrs(), leader);
-            story.wait_for_writes("handover", RECOVERY_MAX, everybody);
-            story.column("handover", true);
+            story.hand_over(&cluster);
         }
     }
+    story.finish(cluster);
+}
 
+#[test]
+#[ignore = "needs what scripts/install-clients installs; scripts/test clients runs it"]
+fn plain_clients_stay_at_a_replica_that_passes_writes_on() {
+    let _alone = alone();
+    let Some((mut cluster, mut nodes)) = start("writes_on_replica=proxy") else { return };
+    nodes.rotate_left(1);
+    let mut story = Story::start(&nodes, &[Way::Plain], everybody);
+    story.wait_for_writes("calm", RECOVERY_MAX, everybody);
+    story.column("calm", true);
     let (leader, _) = cluster.wait_until_whole();
-    story.finish(&mut cluster.nodes[leader].client());
-    story.table.iter().for_each(|row| println!("{row}"));
-    assert!(story.problems.is_empty(), "\n{}", story.problems.join("\n"));
-    cluster.finish(&[]);
+    cluster.nodes[leader].process.kill();
+    wait_for_successor(&nodes, cluster.nodes[leader].addr);
+    story.wait_for_writes("leader killed", RECOVERY_MAX, everybody);
+    cluster.nodes[leader].process.start();
+    story.column("leader killed", false);
+    story.hand_over(&cluster);
+    story.finish(cluster);
 }

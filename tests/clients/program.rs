@@ -143,8 +143,8 @@ impl Program {
         self.way != Way::Plain && !self.habits.waits_for_node
     }
 
-    /// Whether a change of the leadership shows in no error.
-    pub fn is_told_nothing(&self) -> bool {
+    /// Whether an orderly change of the leadership shows in no error.
+    pub fn follows_redirects(&self) -> bool {
         self.way == Way::Cluster && !self.habits.tells_redirects
     }
 
