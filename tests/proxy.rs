@@ -91,13 +91,14 @@ fn connections_that_understand_redirects_get_them() {
     local.finish();
 }
 
+fn leads(addr: SocketAddr) -> bool {
+    let Reply::Array(role) = support::client::ask(addr, "ROLE").unwrap() else { panic!("ROLE is an array") };
+    role[0] == bulk("master")
+}
+
 /// A node that does not lead.
 fn replica_of(local: &Local) -> SocketAddr {
-    let leads = |addr: &SocketAddr| {
-        let Reply::Array(role) = support::client::ask(*addr, "ROLE").unwrap() else { panic!("ROLE is an array") };
-        role[0] == bulk("master")
-    };
-    *local.addrs.iter().find(|addr| !leads(addr)).expect("a replica")
+    *local.addrs.iter().find(|addr| !leads(**addr)).expect("a replica")
 }
 
 #[test]
@@ -144,6 +145,35 @@ fn transactions_are_passed_on_as_a_whole_and_watches_see_every_change() {
     let replies = a.pipeline(&["MULTI", "SET s text", "INCR s", "EXEC"].map(words));
     let not_a_number = Reply::Error("ERR value is not an integer or out of range".to_string());
     assert_eq!(replies[3], Reply::Array(vec![ok(), not_a_number]));
+    local.finish();
+}
+
+/// Found by the libraries of `clients/`: transactions of one came to nothing because another had watched a key.
+#[test]
+fn what_a_client_does_after_watch_concerns_its_own_transaction_alone() {
+    let local = Local::start(PROXY);
+    let replica = replica_of(&local);
+    let (mut a, mut b) = (Client::connect(replica).unwrap(), Client::connect(replica).unwrap());
+    let transaction = ["MULTI", "SET t 1", "EXEC"].map(words);
+    for (key, outcome) in [("k", Reply::Null), ("other", Reply::Array(vec![ok()]))] {
+        assert_eq!(a.call("WATCH k"), ok());
+        assert_eq!(a.call(&format!("SET {key} mine")), ok());
+        for _ in 0..3 {
+            assert_eq!(b.pipeline(&transaction)[2], Reply::Array(vec![ok()]), "b watches nothing");
+        }
+        assert_eq!(a.pipeline(&transaction)[2], outcome, "k is watched, {key} was written");
+        assert_eq!(a.pipeline(&transaction)[2], Reply::Array(vec![ok()]), "EXEC ended the watch");
+    }
+    // What was watched under another leader counts as changed, whatever is watched under this one.
+    let leader = local.addrs.iter().position(|addr| leads(*addr)).expect("a leader");
+    let third = (0..3).find(|i| *i != leader && local.addrs[*i] != replica).expect("three nodes");
+    assert_eq!(a.call("WATCH k"), ok());
+    let handover = format!("DATAKEEPER HANDOVER TO n{}", third + 1);
+    assert!(Client::connect(local.addrs[leader]).unwrap().call(&handover).is_ok());
+    eventually(PATIENCE, "the third node leads", || if leads(local.addrs[third]) { Ok(()) } else { Err("not yet") });
+    assert_eq!(a.call("WATCH other"), ok());
+    assert_eq!(a.pipeline(&transaction)[2], Reply::Null, "k was watched under another leader");
+    assert_eq!(a.pipeline(&transaction)[2], Reply::Array(vec![ok()]), "EXEC ended the watches");
     local.finish();
 }
 

@@ -213,8 +213,10 @@ struct Client {
 struct Proxied {
     /// To be passed on.
     forward: Option<Box<Forward>>,
-    /// The connection on which it watches keys.
+    /// The connection on which it watches keys, and nothing else is sent but WATCH and EXEC.
     own: Option<Upstream>,
+    /// There was one, which is gone: whatever is watched on another, EXEC has to find that something changed.
+    watch_lost: bool,
     /// Since when the present commands are tried, without success.
     since: Option<Instant>,
 }
@@ -449,6 +451,7 @@ impl Client {
             && !executed.watches_elsewhere
         {
             proxied.own = None; // closing it ends its watches
+            proxied.watch_lost = false;
         }
         let from = from + executed.commands;
         match executed.next {
@@ -465,7 +468,10 @@ impl Client {
         let worker = self.worker.clone();
         let proxied = self.proxied.as_mut().expect("the Keeper said what to pass on");
         let forward = proxied.forward.take().expect("the Keeper said what to pass on");
-        let own = proxied.own.take();
+        let own = proxied.own.take_if(|_| forward.watched != Watched::No);
+        let watching = own.is_some();
+        let own = own.filter(Upstream::is_alive);
+        let own_lives = own.is_some();
         let since = *proxied.since.get_or_insert_with(Instant::now);
         let line = self.line.clone();
         let closed = poll_fn(|cx| {
@@ -481,13 +487,15 @@ impl Client {
             worker.node.with_keeper(|keeper, _, _| keeper.forwarded(self.conn, forward.watched, what));
         };
         let mut output = worker.buffers.borrow_mut().output();
+        let proxied = self.proxied.get_or_insert_default();
+        proxied.watch_lost |= watching && (!own_lives || !matches!(outcome, Outcome::Answered { .. }));
         let (replies, error) = match outcome {
             Outcome::Answered { replies, seen, written, upstream } => {
                 report(Forwarded::Answered { seen: &seen, written: written.as_deref() });
-                if forward.watched == Watched::Begins {
-                    self.proxied.get_or_insert_default().own = Some(upstream);
-                } else {
-                    worker.leader.put(upstream);
+                match forward.watched {
+                    Watched::Begins if proxied.watch_lost => {} // closing it ends its watches
+                    Watched::Begins => proxied.own = Some(upstream),
+                    Watched::No | Watched::Ends => worker.leader.put(upstream),
                 }
                 (replies, None)
             }

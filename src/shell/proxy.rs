@@ -80,16 +80,14 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Sends a request to the leader and waits for its replies. `own` is the connection on which the client watches keys.
+    /// Sends a request to the leader and waits for its replies; on `own`, if there is one: the connection on which the client watches keys.
     pub(super) async fn exchange(&self, node: &Node, forward: &Forward, own: Option<Upstream>) -> Outcome {
         use crate::keeper::Watched;
         let _permit = self.permits.acquire().await;
-        let own = own.filter(|upstream| upstream.is_alive());
         if forward.watched == Watched::Ends && own.is_none() {
             return Outcome::WatchLost;
         }
         let fitting = |upstream: &Upstream| upstream.to == forward.to && upstream.protocol == forward.protocol;
-        let own = own.filter(|own| forward.watched != Watched::No || fitting(own));
         let upstream = match own.or_else(|| self.take(fitting)) {
             Some(upstream) => upstream,
             None => match timeout(SILENCE, Upstream::connect(forward)).await {
@@ -157,7 +155,7 @@ impl Upstream {
     }
 
     /// Whether the other side has neither closed it nor sent what nobody asked for.
-    fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         let mut byte = [0];
         matches!(self.socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
