@@ -1,9 +1,9 @@
 //! One fault under load, and what it did to those who were served.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use crate::fault::Fault;
 use crate::registers::Registers;
@@ -116,28 +116,41 @@ fn differences(nodes: &[SocketAddr], leader: usize) -> Vec<String> {
     lines
 }
 
-/// Every key of a node, and a checksum of its value.
+/// Every key of a node, and a checksum of its value. A machine that is busy with other things may change leaders here, too, and a leader that is
+/// deposed closes its clients: then it is read again.
 fn contents(node: SocketAddr) -> BTreeMap<Vec<u8>, u32> {
-    let mut client = Client::connect(node).expect("a node takes clients");
+    let mut found = BTreeMap::new();
+    eventually(PATIENCE, "all keys of a node are read", || {
+        found = read_all(node)?;
+        io::Result::Ok(())
+    });
+    found
+}
+
+/// # Errors
+/// The connection ended before all was read.
+fn read_all(node: SocketAddr) -> io::Result<BTreeMap<Vec<u8>, u32>> {
+    let mut client = Client::connect(node)?;
     let mut found = BTreeMap::new();
     let mut cursor = b"0".to_vec();
     loop {
         let count = KEYS_PER_READ.to_string();
-        let scan = client.try_call(&[b"SCAN".as_slice(), &cursor, b"COUNT", count.as_bytes()]);
-        let Ok(Reply::Array(parts)) = scan else { panic!("SCAN at {node}: {scan:?}") };
+        let scan = client.try_call(&[b"SCAN".as_slice(), &cursor, b"COUNT", count.as_bytes()])?;
+        let Reply::Array(parts) = scan else { panic!("SCAN at {node}: {scan:?}") };
         let [Reply::Bulk(next), Reply::Array(keys)] = &parts[..] else { panic!("SCAN at {node}: {parts:?}") };
         let keys = keys.iter().map(|key| if let Reply::Bulk(key) = key { key.clone() } else { panic!("{key:?}") });
         let keys: Vec<Vec<u8>> = keys.collect();
         if !keys.is_empty() {
             let mget: Vec<&[u8]> = std::iter::once(b"MGET".as_slice()).chain(keys.iter().map(Vec::as_slice)).collect();
-            let Ok(Reply::Array(values)) = client.try_call(&mget) else { panic!("{node} does not answer MGET") };
+            let values = client.try_call(&mget)?;
+            let Reply::Array(values) = values else { panic!("MGET at {node}: {values:?}") };
             let sums =
                 values.iter().map(|value| if let Reply::Bulk(value) = value { crc32fast::hash(value) } else { 0 });
             found.extend(keys.into_iter().zip(sums));
         }
         cursor.clone_from(next);
         if cursor == b"0" {
-            return found;
+            return Ok(found);
         }
     }
 }
