@@ -114,11 +114,17 @@ impl Program {
     pub fn start(library: &Library, way: Way, nodes: &[SocketAddr]) -> Program {
         let home = installed();
         let (program, arguments) = library.program.split_first().expect("a program has a name");
+        // Politely: the nodes are what is looked at, and there are many clients on few cores.
+        let polite = |program: PathBuf| {
+            let mut command = Command::new("nice");
+            command.args(["-n", "10"]).arg(program);
+            command
+        };
         let text = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(program);
         let mut command = match library.runner {
-            Runner::Python(venv) => Command::new(home.join(venv).join("bin/python")),
-            Runner::Node(_) => Command::new(home.join("bin/node")),
-            Runner::Executable(name) => Command::new(home.join("bin").join(name)),
+            Runner::Python(venv) => polite(home.join(venv).join("bin/python")),
+            Runner::Node(_) => polite(home.join("bin/node")),
+            Runner::Executable(name) => polite(home.join("bin").join(name)),
         };
         match library.runner {
             Runner::Python(_) => drop(command.arg(text).env("PYTHONDONTWRITEBYTECODE", "1")),
@@ -151,6 +157,11 @@ impl Program {
     /// What it has said.
     pub fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was told to stop writing.
+    pub fn is_finishing(&self) -> bool {
+        self.stdin.is_none()
     }
 
     /// Tells it to stop writing and to look whether everything is there.

@@ -62,8 +62,13 @@ impl Fred {
             listener.init().await?;
             let mut messages = listener.message_rx();
             listener.subscribe(channel.as_str()).await?;
-            self.client.publish::<(), _, _>(channel.as_str(), "hello").await?;
-            let message = tokio::time::timeout(PATIENCE, messages.recv()).await.ok().and_then(Result::ok);
+            // fred does not wait for the answer to SUBSCRIBE, so the first message may be too early.
+            let deadline = Instant::now() + PATIENCE;
+            let mut message = None;
+            while message.is_none() && Instant::now() < deadline {
+                self.client.publish::<(), _, _>(channel.as_str(), "hello").await?;
+                message = tokio::time::timeout(PATIENCE / 50, messages.recv()).await.ok().and_then(Result::ok);
+            }
             listener.quit().await?;
             Ok(message.and_then(|message| message.value.convert::<String>().ok()))
         });
