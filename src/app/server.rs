@@ -160,9 +160,13 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     };
     keeper.secret = bytes(&config.replication.secret);
     keeper.password = bytes(&config.password);
+    let memory = &config.memory;
     keeper.settings = Settings {
-        max_memory: config.memory.max_bytes.unwrap_or(0),
-        eviction: config.memory.eviction,
+        max_memory: memory.max_bytes.unwrap_or(0),
+        eviction: memory.eviction,
+        eviction_samples: memory.eviction_samples as usize,
+        lfu_log_factor: memory.lfu_log_factor as u32,
+        lfu_decay_minutes: memory.lfu_decay_minutes as u32,
         slower_than_us: config.slow.slower_than_us,
         slowlog_max_len: config.slow.slowlog_max_len,
         latency_threshold_ms: config.slow.latency_threshold_ms,

@@ -1,7 +1,7 @@
 //! What a data command sees: the store, the reply, the log and the clock.
 //!
 //! The only way to write is [`Ctx::emit`]: it appends the mutation to the entry that is being built and applies it, so that
-//! leader and replica hold the same by construction. The only way to read a key is [`Ctx::read`], which knows what an
+//! leader and replica hold the same by construction. The only ways to read a key are [`Ctx::read`] and [`Ctx::peek`], which know what an
 //! expired key is. Not here: the position of the entry, holding the reply, who may write; the keeper decides those.
 
 use bytes::Bytes;
@@ -94,24 +94,38 @@ impl<'o> Ctx<'_, 'o> {
     }
 
     /// Runs `f` on the entry of a key that exists and is not expired, with the reply at hand. On the leader an expired one is
-    /// deleted on the way.
+    /// deleted on the way. The key counts as used.
     #[inline]
     pub fn read<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R) -> Option<R> {
-        match self.store.get(hash, key) {
+        match self.store.use_key(hash, key) {
             Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry, &mut self.reply)),
-            Some(_) => {}
-            None => return None,
-        }
-        if self.expire {
-            self.emit_hashed(hash, &Mutation::Delete { key, event: Event::Expired });
+            Some(_) => self.meet_expired(hash, key),
+            None => {}
         }
         None
     }
 
-    /// Whether the key exists and is not expired.
+    /// [`Ctx::read`] of a key that does not count as used by that.
+    #[inline]
+    pub fn peek<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>) -> R) -> Option<R> {
+        match self.store.get(hash, key) {
+            Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry)),
+            Some(_) => self.meet_expired(hash, key),
+            None => {}
+        }
+        None
+    }
+
+    fn meet_expired(&mut self, hash: KeyHash, key: &[u8]) {
+        if self.expire {
+            self.emit_hashed(hash, &Mutation::Delete { key, event: Event::Expired });
+        }
+    }
+
+    /// Whether the key exists and is not expired. It does not count as used by that.
     #[inline]
     pub fn exists(&mut self, hash: KeyHash, key: &[u8]) -> bool {
-        self.read(hash, key, |_, _| ()).is_some()
+        self.peek(hash, key, |_| ()).is_some()
     }
 
     /// Sets a key, whatever it held.

@@ -122,13 +122,14 @@ fn digest_value(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandE
 fn object(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let key = args.get(2);
     let hash = ctx.store.hash(key);
-    let told = ctx.read(hash, key, |entry, reply| {
+    let told = ctx.peek(hash, key, |entry| {
         let value = entry.value();
-        let (encoding, serialized) = (generic::encoding(value), dump::serialized_length(generic::bytes_of(value)));
-        reply.simple(&format!(
-            "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{serialized} lru:0 lru_seconds_idle:0"
-        ));
+        (generic::encoding(value), dump::serialized_length(generic::bytes_of(value)))
     });
-    told.ok_or(CommandError::NoSuchKey)?;
+    let (encoding, serialized) = told.ok_or(CommandError::NoSuchKey)?;
+    let idle_s = ctx.store.get(hash, key).and_then(|entry| ctx.store.idle_s(entry)).unwrap_or(0);
+    ctx.reply.simple(&format!(
+        "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{serialized} lru:0 lru_seconds_idle:{idle_s}"
+    ));
     Ok(Done::Done)
 }

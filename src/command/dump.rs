@@ -8,7 +8,7 @@
 //!             80 llll   81 llllllll     bytes     (big-endian)
 //! ```
 //! Strings have been written like this in every version, so DUMP writes the version of Redis 7.0, which most others read, and RESTORE takes
-//! any. DUMP packs nothing. IDLETIME and FREQ are read and forgotten: accesses are not counted. DUMP runs in slices, because of the checksum.
+//! any. DUMP packs nothing. IDLETIME and FREQ are kept by this node alone, as all access clocks are. DUMP runs in slices, because of the checksum.
 //! Not here: the types to come; slices for RESTORE.
 
 use bytes::Bytes;
@@ -154,6 +154,7 @@ fn restore(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError>
     let expiry = (ttl > 0).then(|| Wall(u64::try_from(ttl.wrapping_add(base)).unwrap_or(0)));
     if expiry.is_none_or(|expiry| expiry > ctx.clock) {
         ctx.put(hash, key, value, expiry, Event::Restore);
+        ctx.store.pretend_used(hash, key, options.idle_s, options.frequency);
     } else if exists {
         ctx.delete(hash, key, Event::Del);
     }
@@ -166,12 +167,13 @@ struct Options {
     replace: bool,
     /// The time to live is a Unix time.
     absolute: bool,
+    idle_s: Option<u64>,
+    frequency: Option<u8>,
 }
 
 impl Options {
     fn parse(args: &Args<'_>) -> Result<Options, CommandError> {
         let mut options = Options::default();
-        let (mut idle, mut frequency) = (false, false);
         let mut i = 4;
         while i < args.len() {
             let (word, more) = (args.get(i), i + 1 < args.len());
@@ -179,19 +181,15 @@ impl Options {
             match () {
                 () if is(b"REPLACE") => options.replace = true,
                 () if is(b"ABSTTL") => options.absolute = true,
-                () if is(b"IDLETIME") && more && !frequency => {
+                () if is(b"IDLETIME") && more && options.frequency.is_none() => {
                     i += 1;
-                    idle = true;
-                    if integer(args.get(i))? < 0 {
-                        return Err(CommandError::NegativeIdleTime);
-                    }
+                    let idle_s = u64::try_from(integer(args.get(i))?);
+                    options.idle_s = Some(idle_s.map_err(|_| CommandError::NegativeIdleTime)?);
                 }
-                () if is(b"FREQ") && more && !idle => {
+                () if is(b"FREQ") && more && options.idle_s.is_none() => {
                     i += 1;
-                    frequency = true;
-                    if !(0..=255).contains(&integer(args.get(i))?) {
-                        return Err(CommandError::FrequencyOutOfRange);
-                    }
+                    let frequency = u8::try_from(integer(args.get(i))?);
+                    options.frequency = Some(frequency.map_err(|_| CommandError::FrequencyOutOfRange)?);
                 }
                 () => return Err(CommandError::Syntax),
             }

@@ -144,7 +144,10 @@ impl CommandError {
                 "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching \
                  between policies at runtime LRU and LFU data will take some time to adjust."
             }
-            CommandError::NoIdleTime => "ERR Idle time is not tracked: this version keeps no time of access.",
+            CommandError::NoIdleTime => {
+                "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between \
+                 policies at runtime LRU and LFU data will take some time to adjust."
+            }
             CommandError::InvalidSlot => "ERR Invalid slot",
             CommandError::InvalidSlotOrCount => "ERR Invalid slot or number of keys",
             CommandError::InvalidCommand => "ERR Invalid command specified",

@@ -107,7 +107,7 @@ fn rounded_seconds(ms: u64) -> u64 {
 /// Replies with what `f` makes of the expiry, -1 if the key has none, -2 if there is no key. `f` sees a time to come.
 fn show(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, f: impl FnOnce(Wall) -> u64) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
-    let number = match ctx.read(hash, key, |entry, _| entry.expiry()) {
+    let number = match ctx.peek(hash, key, |entry| entry.expiry()) {
         None => -2,
         Some(None) => -1,
         Some(Some(expiry)) => f(expiry) as i64,

@@ -10,7 +10,7 @@ use crate::command::number::{self, integer};
 use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::resp::Args;
-use crate::store::{Event, KeyHash, Value, ValueRef};
+use crate::store::{Entry, Event, KeyHash, Store, Value, ValueRef};
 
 const SUMMED: &[&str] = &["request_policy:multi_shard", "response_policy:agg_sum"];
 
@@ -34,12 +34,12 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .keys(Keys::all(1, KeyUse::Inspect))
         .tips(SUMMED)
         .doc(Group::Generic, "1.0.0", "Returns how many of the keys exist; a key named twice counts twice."),
-    CommandSpec::data("touch", -2, exists)
+    CommandSpec::data("touch", -2, touch)
         .args("key [key ...]")
         .flags(&[Readonly, Fast])
         .keys(Keys::all(1, KeyUse::Inspect))
         .tips(SUMMED)
-        .doc(Group::Generic, "3.2.1", "Returns how many of the keys exist; their time of last access is not kept."),
+        .doc(Group::Generic, "3.2.1", "Lets keys count as used; returns how many of them exist."),
     CommandSpec::data("rename", 3, rename)
         .args("key new-key")
         .flags(&[Write])
@@ -79,13 +79,13 @@ const OBJECT: &[CommandSpec] = &[
         .flags(&[Readonly])
         .keys(Keys::of_sub(KeyUse::Inspect))
         .tips(&["nondeterministic_output"])
-        .doc(Group::Generic, "4.0.0", "Refused if the key exists: accesses are not counted."),
+        .doc(Group::Generic, "4.0.0", "Returns a logarithmic count of the uses of a key; with an LFU policy only."),
     CommandSpec::data("object|idletime", 3, object_idletime)
         .args("key")
         .flags(&[Readonly])
         .keys(Keys::of_sub(KeyUse::Inspect))
         .tips(&["nondeterministic_output"])
-        .doc(Group::Generic, "2.2.3", "Refused if the key exists: times of access are not kept."),
+        .doc(Group::Generic, "2.2.3", "Returns for how many seconds a key was not used; with any other policy."),
     CommandSpec::data("object|refcount", 3, object_refcount)
         .args("key")
         .flags(&[Readonly])
@@ -118,6 +118,19 @@ fn exists(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> 
         found += i64::from(ctx.exists(hash, key));
         true
     });
+    ctx.reply.integer(found);
+    Ok(Done::Done)
+}
+
+fn touch(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    let mut found = 0;
+    // Also for who asked that what is read does not count (CLIENT NO-TOUCH).
+    let quiet = ctx.store.be_quiet(false);
+    ctx.for_keys(args, 1, |ctx, _, hash, key| {
+        found += i64::from(ctx.read(hash, key, |_, _| ()).is_some());
+        true
+    });
+    ctx.store.be_quiet(quiet);
     ctx.reply.integer(found);
     Ok(Done::Done)
 }
@@ -187,7 +200,7 @@ fn held(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8]) -> Option<(Bytes, Opti
 
 fn type_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
-    let name = ctx.read(hash, key, |entry, _| entry.value().type_name());
+    let name = ctx.peek(hash, key, |entry| entry.value().type_name());
     ctx.reply.simple(name.unwrap_or("none"));
     Ok(Done::Done)
 }
@@ -216,7 +229,7 @@ const EMBSTR_BYTES_MAX: usize = 44;
 fn object_encoding(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let key = args.get(2);
     let hash = ctx.hash_first(key);
-    let encoding = ctx.read(hash, key, |entry, _| encoding(entry.value()));
+    let encoding = ctx.peek(hash, key, |entry| encoding(entry.value()));
     match encoding {
         Some(encoding) => ctx.reply.bulk(encoding.as_bytes()),
         None => ctx.reply.null(),
@@ -225,21 +238,28 @@ fn object_encoding(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, Comma
 }
 
 fn object_freq(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    not_kept(ctx, args, CommandError::NoFrequency)
+    object_use(ctx, args, Store::frequency, CommandError::NoFrequency)
 }
 
 fn object_idletime(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    not_kept(ctx, args, CommandError::NoIdleTime)
+    object_use(ctx, args, Store::idle_s, CommandError::NoIdleTime)
 }
 
-/// Refuses what is asked of a key that exists.
-fn not_kept(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, error: CommandError) -> Result<Done, CommandError> {
+/// Replies with what the access clock of a key tells, or with `error` if it tells something else.
+fn object_use(
+    ctx: &mut Ctx<'_, '_>,
+    args: &Args<'_>,
+    told: fn(&Store, Entry<'_>) -> Option<u32>,
+    error: CommandError,
+) -> Result<Done, CommandError> {
     let key = args.get(2);
     let hash = ctx.hash_first(key);
-    if ctx.exists(hash, key) {
-        return Err(error);
+    if !ctx.exists(hash, key) {
+        ctx.reply.null();
+        return Ok(Done::Done);
     }
-    ctx.reply.null();
+    let told = ctx.store.get(hash, key).and_then(|entry| told(ctx.store, entry)).ok_or(error)?;
+    ctx.reply.integer(i64::from(told));
     Ok(Done::Done)
 }
 

@@ -110,7 +110,7 @@ fn memory_usage(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandE
     }
     let key = args.get(2);
     let hash = ctx.hash_first(key);
-    match ctx.read(hash, key, |entry, _| entry.memory()) {
+    match ctx.peek(hash, key, |entry| entry.memory()) {
         Some(bytes) => ctx.reply.integer(bytes as i64),
         None => ctx.reply.null(),
     }

@@ -226,7 +226,7 @@ fn put_until(
 
 fn setnx(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
-    let absent = !ctx.exists(hash, key);
+    let absent = ctx.read(hash, key, |_, _| ()).is_none();
     if absent {
         ctx.put(hash, key, value_of(args, 2), None, Event::Set);
     }
@@ -331,7 +331,7 @@ fn msetnx(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> 
     }
     let mut absent = true;
     ctx.for_keys(args, 2, |ctx, _, hash, key| {
-        absent = !ctx.exists(hash, key);
+        absent = ctx.read(hash, key, |_, _| ()).is_none();
         absent
     });
     if absent {

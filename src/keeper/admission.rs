@@ -16,9 +16,6 @@ use crate::replication::in_sync::may_commit;
 use super::session::{Session, host_and_port};
 use super::{Effect, Effects, Keeper, WritesOnReplica};
 
-/// Work of a sweep before a write is refused for lack of memory: about 5 ms.
-const FULL_SWEEP_WORK: usize = 40_000;
-
 /// Why a command is not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -194,16 +191,6 @@ impl Keeper {
         Gates { read: if self.may_read(now, asked) { Gate::Serve } else { Gate::Wait(Refusal::NoLease) }, write }
     }
 
-    /// Whether no write may grow the store. What FLUSHALL dropped counts until it is freed: at the limit, some of it now.
-    pub(super) fn is_full(&mut self) -> bool {
-        let limit = self.settings().max_memory as usize;
-        if limit == 0 || self.store.used_memory() <= limit {
-            return false;
-        }
-        self.store.sweep(FULL_SWEEP_WORK);
-        self.store.used_memory() > limit
-    }
-
     /// Lets a command, or a transaction, through a gate, or says what stops it; `slot` is that of its first key.
     pub(super) fn pass(
         &mut self,
@@ -211,11 +198,9 @@ impl Keeper {
         conn: ConnId,
         session: &mut Session,
         gate: Gate,
-        grows: bool,
         slot: impl FnOnce() -> u16,
     ) -> Option<Held> {
         let text = match gate {
-            Gate::Serve if grows && self.is_full() => OOM.into(),
             Gate::Serve => return None,
             Gate::Moved | Gate::MovedByKey | Gate::Elsewhere(_) if self.passes_on(session) => {
                 session.wait_until = None;

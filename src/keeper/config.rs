@@ -4,6 +4,7 @@ use crate::base::clock::{Boot, Wall};
 use crate::base::ids::{HashKey, NodeId};
 use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
+use crate::store::{Eviction, Tracking};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,24 +26,6 @@ pub enum ReadMode {
     Local,
 }
 
-/// What happens to a write at the limit of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// It is refused with `-OOM`; reads and deletes go on.
-    NoEviction,
-}
-
-impl Eviction {
-    /// Each with its name in the configuration, INFO and CONFIG.
-    pub const WORDS: &'static [(&'static str, Eviction)] = &[("noeviction", Eviction::NoEviction)];
-
-    /// Its name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        Eviction::WORDS.iter().find(|(_, eviction)| *eviction == self).map_or("", |(word, _)| word)
-    }
-}
-
 /// What CONFIG SET changes: plain values, so that several change together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -50,6 +33,12 @@ pub struct Settings {
     pub max_memory: u64,
     /// What happens at that limit.
     pub eviction: Eviction,
+    /// Keys that are looked at for each one that goes.
+    pub eviction_samples: usize,
+    /// How many uses of a key a step of its counter stands for.
+    pub lfu_log_factor: u32,
+    /// After how many minutes without use a key's counter loses one.
+    pub lfu_decay_minutes: u32,
     /// From how many microseconds on a command stands in the slow log; below 0 none does.
     pub slower_than_us: i64,
     /// Commands that the slow log keeps.
@@ -58,11 +47,22 @@ pub struct Settings {
     pub latency_threshold_ms: u64,
 }
 
+impl Settings {
+    /// What access clocks are to tell.
+    pub(super) fn tracking(&self) -> Tracking {
+        let Settings { lfu_log_factor: log_factor, lfu_decay_minutes: decay_minutes, .. } = *self;
+        if self.eviction.by_frequency() { Tracking::Frequency { log_factor, decay_minutes } } else { Tracking::Recency }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
             max_memory: 0,
             eviction: Eviction::NoEviction,
+            eviction_samples: 5,
+            lfu_log_factor: 10,
+            lfu_decay_minutes: 1,
             slower_than_us: 10_000,
             slowlog_max_len: 128,
             latency_threshold_ms: 0,

@@ -16,9 +16,8 @@ use crate::cluster::role::Role;
 use crate::cluster::state::{Change, ClusterState, Member, Why};
 use crate::replication::log::Log;
 use crate::replication::wire::Wish;
-use crate::store::Store;
 
-use super::{Effect, Effects, Keeper, Known, Notice, Touched};
+use super::{Effect, Effects, Keeper, Known, Notice, Touched, new_store};
 
 /// A compare-and-set whose outcome is not known yet.
 #[derive(Clone, Debug)]
@@ -666,7 +665,7 @@ impl Keeper {
     fn wipe(&mut self, now: Now, fx: &mut Effects) {
         let old = std::mem::replace(&mut self.me.copy, super::new_copy(&self.config, &mut self.rng));
         fx.push(Notice::warn(format!("gave copy {old} up, now {}", self.me.copy)));
-        self.store = Store::new(self.config.hash_key);
+        self.store = new_store(&self.config, self.config.hash_key);
         self.log = Log::new(Position::default());
         self.applied = Offset::ZERO;
         self.acked = Offset::ZERO;

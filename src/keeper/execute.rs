@@ -15,7 +15,8 @@ use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
 use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
-use super::admission::{Gate, Gates, Held};
+use super::admission::{Gate, Gates, Held, OOM};
+use super::eviction::{EVICTION_WORK, Room};
 use super::session::{Flow, Session};
 use super::{Acks, Effects, Forward, Keeper, Touched};
 
@@ -99,6 +100,9 @@ impl Keeper {
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
         }
+        self.store.tell_time(now.boot);
+        self.store.be_quiet(session.no_touch);
+        self.eviction_work = EVICTION_WORK;
         self.calls.begin(now.boot);
         let mut gates = self.gates_of(now, &session);
         let end_before = self.log.end();
@@ -156,6 +160,7 @@ impl Keeper {
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
+            self.evict_soon(now);
         }
         self.take_own(session.protocol, out);
         fx.append(&mut self.deferred);
@@ -248,9 +253,13 @@ impl Keeper {
             Exec::Data(run) => {
                 let write = spec.flags.has(Flag::Write);
                 let gate = gates.of(spec.flags);
-                let full = spec.flags.has(Flag::DenyOom) && self.is_full();
-                if (gate != Gate::Serve || full)
+                if gate != Gate::Serve
                     && let Some(outcome) = self.stop_at(now, conn, session, spec, args, gate, out)
+                {
+                    return outcome;
+                }
+                if spec.flags.has(Flag::DenyOom)
+                    && let Some(outcome) = self.stop_without_room(session, spec, args, out)
                 {
                     return outcome;
                 }
@@ -406,10 +415,26 @@ impl Keeper {
             return None;
         }
         let slot = || keys_of(spec, args).next().map_or(0, slot);
-        match self.pass(now, conn, session, gate, spec.flags.has(Flag::DenyOom), slot)? {
+        match self.pass(now, conn, session, gate, slot)? {
             Held::Waits => Some(Outcome::Stop(Next::Wait)),
             Held::Refused(text) => Some(self.reject(spec, session.protocol, &text, out)),
             Held::Forward => Some(Outcome::Forward),
+        }
+    }
+
+    /// Makes room for a command, or says what became of it.
+    #[inline]
+    fn stop_without_room(
+        &mut self,
+        session: &Session,
+        spec: &'static CommandSpec,
+        args: &Args<'_>,
+        out: &mut Output,
+    ) -> Option<Outcome> {
+        match self.make_room(|| args.bytes()) {
+            Room::Enough => None,
+            Room::Again => Some(Outcome::Stop(Next::Again)),
+            Room::Full => Some(self.reject(spec, session.protocol, OOM, out)),
         }
     }
 
@@ -427,7 +452,7 @@ impl Keeper {
         out: &mut Output,
     ) -> (Result<Done, CommandError>, u32) {
         let on_keys = spec.is_on_keys();
-        let expire = on_keys && self.may_expire();
+        let expire = on_keys && self.may_delete();
         // Whole walks delete nothing on their way; below the minimum, nobody does.
         let clock = match () {
             () if !on_keys => now.wall,
@@ -492,9 +517,10 @@ impl Keeper {
         }
     }
 
-    /// Whether an expired key is deleted by a logged entry. A leader with too small a set only hides it: the entry could not be
-    /// acknowledged, and every read that it touches would wait for it. So does one whose writes are paused.
-    fn may_expire(&self) -> bool {
+    /// Whether an expired key is deleted by a logged entry, and one that has to go for others. A leader with too small a set only hides
+    /// what has expired: the entry could not be acknowledged, and every read that it touches would wait for it. So does one whose writes are
+    /// paused.
+    pub(super) fn may_delete(&self) -> bool {
         let pending = self.pending.as_ref().map(|p| &p.want);
         self.role == Role::Leader
             && self.pause.is_none()
@@ -504,7 +530,7 @@ impl Keeper {
     /// Deletes some of the keys whose time has come, as one entry. Returns whether much of what it looked at was due: then more is.
     pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) -> bool {
         self.clock = self.clock.max(now.wall);
-        if !self.may_expire() {
+        if !self.may_delete() {
             return false;
         }
         let mut due: Vec<Box<[u8]>> = Vec::new();
@@ -512,18 +538,28 @@ impl Keeper {
         if due.is_empty() {
             return false;
         }
-        let epoch = self.leading.as_ref().expect("only a leader expires").epoch;
         let end = self.log.end().next();
         for key in &due {
-            let mutation = Mutation::Delete { key, event: KeyEvent::Expired };
-            mutation.encode(&mut self.scratch);
-            self.store.apply(&mutation);
-            self.touched.set(self.store.hash(key).0, end);
+            self.delete_unasked(self.store.hash(key), key, KeyEvent::Expired, end);
         }
         self.stats.expired_keys += due.len() as u64;
-        self.applied = self.log.append(epoch, self.clock, &mut self.scratch);
+        self.append_unasked();
         self.advance(now, fx);
         self.wake_followers(fx);
         due.len() * 8 > EXPIRE_WORK
+    }
+
+    /// Deletes a key that no command deletes, in the entry at `end` that is being built.
+    pub(super) fn delete_unasked(&mut self, hash: KeyHash, key: &[u8], event: KeyEvent, end: Offset) {
+        let mutation = Mutation::Delete { key, event };
+        mutation.encode(&mut self.scratch);
+        self.store.apply_hashed(hash, &mutation);
+        self.touched.set(hash.0, end);
+    }
+
+    /// Makes an entry of these deletions.
+    pub(super) fn append_unasked(&mut self) {
+        let epoch = self.leading.as_ref().expect("only a leader deletes").epoch;
+        self.applied = self.log.append(epoch, self.clock, &mut self.scratch);
     }
 }

@@ -11,9 +11,9 @@ use crate::cluster::state::Member;
 use crate::replication::log::{Entry, Log, entries};
 use crate::replication::snapshot::Intake;
 use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError, Wish};
-use crate::store::{KeyHash, Mutation, Store, mutations};
+use crate::store::{KeyHash, Mutation, mutations};
 
-use super::{Effect, Effects, Keeper, Notice};
+use super::{Effect, Effects, Keeper, Notice, new_store};
 
 /// First pause before the leader is dialled again, ms; doubles up to [`REDIAL_MS_MAX`].
 const REDIAL_MS: u64 = 5;
@@ -229,7 +229,7 @@ impl Keeper {
             Mode::Full(base) => {
                 let hash_key = wire::hash_key(w)?;
                 fx.push(Notice::info(format!("full resync from {leader} begins at {base}, {} keys", w.keys)));
-                self.store = Store::new(hash_key);
+                self.store = new_store(&self.config, hash_key);
                 self.log = Log::new(base);
                 self.applied = base.offset;
                 // What chunks hold may not be acknowledged yet: only the leader's word makes it so (R8').

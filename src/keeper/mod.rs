@@ -6,7 +6,7 @@
 //! released. The simulator drives the same code.
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
-//! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `hold` (replies that
+//! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
 //! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
@@ -14,6 +14,7 @@ mod admission;
 mod calls;
 mod config;
 mod coordination;
+mod eviction;
 mod execute;
 mod following;
 mod forward;
@@ -37,7 +38,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
-use crate::base::ids::{ChangeId, ConnId, CopyId, DatasetId, Epoch, LinkId, Offset, Position};
+use crate::base::ids::{ChangeId, ConnId, CopyId, DatasetId, Epoch, HashKey, LinkId, Offset, Position};
 use crate::base::jitter::Jitter;
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
@@ -51,13 +52,13 @@ use crate::replication::pulse::PulseCell;
 use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
-pub use config::{Acks, Eviction, KeeperConfig, ReadMode, Settings, WritesOnReplica};
+pub use config::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next};
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};
-pub use session::{MAX_MEMORY_MAX, paths_set_now};
+pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
 use calls::Calls;
 use coordination::{InPlace, Pending};
@@ -288,6 +289,8 @@ pub struct Keeper {
     pause: Option<session::Pause>,
     halted: Option<String>,
     rewrite: session::Rewrite,
+    /// What the present hold of the lock may still spend on eviction; see `eviction`.
+    eviction_work: usize,
     stats: report::Stats,
     calls: Calls,
     /// Connections that are shown every command.
@@ -335,6 +338,13 @@ fn new_copy(config: &KeeperConfig, rng: &mut Jitter) -> CopyId {
     CopyId(fresh)
 }
 
+/// An empty store.
+fn new_store(config: &KeeperConfig, hash_key: HashKey) -> Store {
+    let mut store = Store::new(hash_key);
+    store.track(config.settings.tracking());
+    store
+}
+
 impl Keeper {
     /// A Keeper that holds nothing and has not spoken to anybody; `seed` is the only source of its random choices.
     #[must_use]
@@ -349,7 +359,7 @@ impl Keeper {
             pulse.set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
         }
         let mut keeper = Keeper {
-            store: Store::new(config.hash_key),
+            store: new_store(&config, config.hash_key),
             log: Log::new(Position::default()),
             applied: Offset::ZERO,
             acked: Offset::ZERO,
@@ -402,6 +412,7 @@ impl Keeper {
             pause: None,
             halted: None,
             rewrite: session::Rewrite::default(),
+            eviction_work: 0,
             stats: report::Stats::new(now),
             calls: Calls::new(config.stopwatch),
             monitors: BTreeSet::new(),
@@ -432,6 +443,8 @@ impl Keeper {
 
     /// Takes in one event.
     pub fn handle(&mut self, now: Now, event: Event, fx: &mut Effects) {
+        self.store.tell_time(now.boot);
+        self.store.be_quiet(false);
         match event {
             Event::Tick => {}
             Event::Coord(event) => self.on_coordinator(now, *event, fx),
@@ -505,6 +518,7 @@ impl Keeper {
         }
         if self.role == Role::Leader && self.expires_actively {
             more |= self.expire_due(now, fx);
+            more |= self.evict_due(now, fx);
         }
         let floor = self.acked.min(self.applied);
         self.log.trim(self.config.backlog_bytes, floor);

@@ -30,6 +30,8 @@ pub(super) struct Stats {
     pub forwarded_unknown: u64,
     /// Keys deleted because their time had come.
     pub expired_keys: u64,
+    /// Keys deleted because memory was short.
+    pub evicted_keys: u64,
     /// Entries applied as a follower.
     pub entries_applied: u64,
     /// Full resyncs begun as a follower.
@@ -61,6 +63,7 @@ impl Stats {
             forwarded: 0,
             forwarded_unknown: 0,
             expired_keys: 0,
+            evicted_keys: 0,
             entries_applied: 0,
             full_resyncs: 0,
             link_bytes: 0,

@@ -28,6 +28,7 @@ use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{KeyHash, Watch};
 
 use super::admission::{Gate, Gates, Held, OOM};
+use super::eviction::Room;
 use super::execute::{Next, Outcome};
 use super::session::{Answer, Flow, Session};
 use super::{Effects, Keeper};
@@ -221,6 +222,8 @@ impl Keeper {
             return None;
         }
         let first_slot = || keys_of(spec, args).next().map_or(0, slot);
+        // Queueing takes memory, too, so everything is refused.
+        let room = self.make_room(|| args.bytes());
         let refused: Option<Cow<'static, str>> = match gates.of(spec.flags) {
             _ if spec.flags.has(Flag::NoMulti) => Some(NOT_INSIDE.into()),
             // EXEC passes all of it on.
@@ -231,8 +234,10 @@ impl Keeper {
             Gate::MovedByKey if spec.keys.first > 0 => Some(self.redirect(now, conn, session, None, first_slot)),
             Gate::Elsewhere(refusal) => Some(self.redirect(now, conn, session, Some(refusal), first_slot)),
             Gate::Refuse(refusal) => Some(refusal.text().into()),
-            // Queueing takes memory, too, so everything is refused.
-            Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) if self.is_full() => Some(OOM.into()),
+            Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) if room == Room::Full => Some(OOM.into()),
+            Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) if room == Room::Again => {
+                return Some(Outcome::Stop(Next::Again));
+            }
             // What it would wait for, EXEC waits for.
             Gate::Serve | Gate::MovedByKey | Gate::Wait(_) | Gate::Paused(_) => self.push(session, spec, args),
         };
@@ -290,7 +295,7 @@ impl Keeper {
             if !met {
                 continue;
             }
-            match self.pass(now, conn, session, gate, transaction.grows, || transaction.slot()) {
+            match self.pass(now, conn, session, gate, || transaction.slot()) {
                 None => {}
                 Some(Held::Waits) => {
                     session.transaction = Some(transaction);
@@ -312,6 +317,19 @@ impl Keeper {
             }
         }
         session.wait_until = None;
+        if transaction.grows {
+            match self.make_room(|| transaction.bytes) {
+                Room::Enough => {}
+                Room::Again => {
+                    session.transaction = Some(transaction);
+                    return Outcome::Stop(Next::Again);
+                }
+                Room::Full => {
+                    self.end_transaction(session);
+                    return self.reject(spec, protocol, &refused(OOM.into()), out);
+                }
+            }
+        }
         let changed = session.watches_elsewhere || self.watched_keys_changed(session);
         self.unwatch(session);
         if changed {

@@ -18,7 +18,9 @@
 //! behind the pointer. Every function that changes the shape rewrites the header in the same breath, and calls nothing that can
 //! panic in between.
 //!
-//! Not here: the access clock's use (its three bytes are kept 0 until eviction exists), types other than strings.
+//! The clock says when the key was last used, or how often (`access`); no change of the rest touches it.
+//!
+//! Not here: types other than strings.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
@@ -26,6 +28,7 @@ use std::ptr::{self, NonNull};
 
 use bytes::{Bytes, BytesMut};
 
+use super::access::Clock;
 use super::mutation::ValueRef;
 use super::size_class::size_class;
 use crate::base::clock::Wall;
@@ -164,12 +167,12 @@ impl Shape {
         Layout::from_size_align(self.class(), 8).expect("an entry is far smaller than the address space")
     }
 
-    fn header(self) -> Header {
+    fn header(self, clock: Clock) -> Header {
         let long = self.key_len > KEY_SHORT_MAX;
         Header {
             kind: if self.own { KIND_OWN } else { KIND_INLINE },
             flags: if self.expiry { EXPIRY } else { 0 } | if long { LONG_KEY } else { 0 },
-            clock: [0; 3],
+            clock: clock.0,
             key_short: if long { 0 } else { self.key_len as u8 },
             inline_len: self.inline_len as u16,
         }
@@ -253,36 +256,46 @@ impl EntryBox {
     ///
     /// # Panics
     /// The key does not fit 32 bits of length: the parser and the decoder of mutations bound it far below.
-    pub(super) fn new(key: &[u8], value: ValueRef<'_>, expiry: Option<Wall>) -> EntryBox {
+    pub(super) fn new(key: &[u8], value: ValueRef<'_>, expiry: Option<Wall>, clock: Clock) -> EntryBox {
         match short_shared(&value) {
-            Some(bytes) => EntryBox::build(key, Content::Slice(bytes), expiry),
-            None => EntryBox::build(key, Content::of(value), expiry),
+            Some(bytes) => EntryBox::build(key, Content::Slice(bytes), expiry, clock),
+            None => EntryBox::build(key, Content::of(value), expiry, clock),
         }
     }
 
     /// An entry for a key that a splice creates.
-    pub(super) fn spliced(key: &[u8], splice: Splice<'_>) -> EntryBox {
+    pub(super) fn spliced(key: &[u8], splice: Splice<'_>, clock: Clock) -> EntryBox {
         let content = match splice.length_after {
             0..=INLINE_BYTES_MAX => Content::Spliced { old: b"", splice },
             _ => Content::Own(splice.grow_to_own(b"")),
         };
-        EntryBox::build(key, content, None)
+        EntryBox::build(key, content, None, clock)
     }
 
     pub(super) fn as_entry(&self) -> Entry<'_> {
         Entry { at: self.0, lifetime: PhantomData }
     }
 
-    /// Replaces value and expiry; in place if the size class stays.
-    pub(super) fn put(&mut self, value: ValueRef<'_>, expiry: Option<Wall>) {
+    /// When the key was used.
+    #[inline]
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        let at = self.0.cast::<Header>().as_ptr();
+        // SAFETY: every entry starts with an initialised header, aligned as the allocation is, and `&mut self` makes this the only
+        // reference to it. The clock is no part of the shape.
+        unsafe { (*at).clock = clock.0 }
+    }
+
+    /// Replaces value, expiry and clock; in place if the size class stays.
+    pub(super) fn put(&mut self, value: ValueRef<'_>, expiry: Option<Wall>, clock: Clock) {
         match short_shared(&value) {
-            Some(bytes) => self.set(Content::Slice(bytes), expiry),
-            None => self.set(Content::of(value), expiry),
+            Some(bytes) => self.set(Content::Slice(bytes), expiry, clock),
+            None => self.set(Content::of(value), expiry, clock),
         }
     }
 
     /// Replaces the expiry, keeps the value.
     pub(super) fn set_expiry(&mut self, expiry: Option<Wall>) {
+        let clock = self.as_entry().clock();
         let old = self.shape();
         let new = Shape { expiry: expiry.is_some(), ..old };
         // SAFETY: both shapes describe `len` bytes of key and inline value, contiguous and initialised in the old place; when the class
@@ -294,7 +307,7 @@ impl EntryBox {
                 if new != old {
                     ptr::copy(self.at(old.key_at()), self.at(new.key_at()), len);
                 }
-                self.write_head(new, expiry);
+                self.write_head(new, expiry, clock);
             } else {
                 let target = EntryBox::allocate(new);
                 ptr::copy_nonoverlapping(self.at(old.key_at()), target.as_ptr().add(new.key_at()), len);
@@ -303,7 +316,7 @@ impl EntryBox {
                 }
                 dealloc(self.0.as_ptr(), old.layout());
                 self.0 = target;
-                self.write_head(new, expiry);
+                self.write_head(new, expiry, clock);
             }
         }
     }
@@ -311,7 +324,7 @@ impl EntryBox {
     /// Splices the value, keeps the expiry.
     pub(super) fn splice(&mut self, splice: Splice<'_>) {
         let old = self.shape();
-        let expiry = self.as_entry().expiry();
+        let (expiry, clock) = (self.as_entry().expiry(), self.as_entry().clock());
         let inline = splice.length_after <= INLINE_BYTES_MAX;
         match (old.own, inline) {
             (true, false) => {
@@ -321,14 +334,14 @@ impl EntryBox {
             }
             (false, false) => {
                 let own = splice.grow_to_own(self.as_entry().value().as_slice());
-                self.set(Content::Own(own), expiry);
+                self.set(Content::Own(own), expiry, clock);
             }
             (true, true) => {
                 // Only a splice that cuts the value short comes here.
                 let mut value = [0; INLINE_BYTES_MAX];
                 let value = &mut value[..splice.length_after];
                 splice.write(self.as_entry().value().as_slice(), value);
-                self.set(Content::Slice(value), expiry);
+                self.set(Content::Slice(value), expiry, clock);
             }
             (false, true) => {
                 let new = Shape { inline_len: splice.length_after, ..old };
@@ -338,14 +351,14 @@ impl EntryBox {
                     // and the others are zeroed before a slice of them exists.
                     let target = unsafe {
                         ptr::write_bytes(self.at(new.inline_at() + kept), 0, new.inline_len - kept);
-                        self.write_head(new, expiry);
+                        self.write_head(new, expiry, clock);
                         std::slice::from_raw_parts_mut(self.at(new.inline_at()), new.inline_len)
                     };
                     splice.write_over(target);
                 } else {
                     let entry = self.as_entry();
                     let content = Content::Spliced { old: entry.value().as_slice(), splice };
-                    let built = EntryBox::build(entry.key(), content, expiry);
+                    let built = EntryBox::build(entry.key(), content, expiry, clock);
                     *self = built;
                 }
             }
@@ -365,7 +378,7 @@ impl EntryBox {
         prefetch_line(self.0.as_ptr());
     }
 
-    fn build(key: &[u8], content: Content<'_>, expiry: Option<Wall>) -> EntryBox {
+    fn build(key: &[u8], content: Content<'_>, expiry: Option<Wall>, clock: Clock) -> EntryBox {
         assert!(u32::try_from(key.len()).is_ok(), "a key of {} bytes got past the parser", key.len());
         let own = matches!(content, Content::Own(_));
         let shape = Shape { own, expiry: expiry.is_some(), key_len: key.len(), inline_len: content.inline_len() };
@@ -375,17 +388,17 @@ impl EntryBox {
         unsafe {
             ptr::copy_nonoverlapping(key.as_ptr(), built.at(shape.key_at()), key.len());
             built.fill(shape, content);
-            built.write_head(shape, expiry);
+            built.write_head(shape, expiry, clock);
         }
         built
     }
 
-    fn set(&mut self, content: Content<'_>, expiry: Option<Wall>) {
+    fn set(&mut self, content: Content<'_>, expiry: Option<Wall>, clock: Clock) {
         let old = self.shape();
         let own = matches!(content, Content::Own(_));
         let new = Shape { own, expiry: expiry.is_some(), key_len: old.key_len, inline_len: content.inline_len() };
         if new.class() != old.class() {
-            let built = EntryBox::build(self.as_entry().key(), content, expiry);
+            let built = EntryBox::build(self.as_entry().key(), content, expiry, clock);
             *self = built;
             return;
         }
@@ -398,7 +411,7 @@ impl EntryBox {
                 ptr::copy(self.at(old.key_at()), self.at(new.key_at()), new.key_len);
             }
             self.fill(new, content);
-            self.write_head(new, expiry);
+            self.write_head(new, expiry, clock);
             drop(taken);
         }
     }
@@ -428,11 +441,11 @@ impl EntryBox {
     /// # Safety
     /// The allocation has room for `shape`, and the rest of it (key, value) stands where `shape` says.
     #[inline]
-    unsafe fn write_head(&mut self, shape: Shape, expiry: Option<Wall>) {
+    unsafe fn write_head(&mut self, shape: Shape, expiry: Option<Wall>, clock: Clock) {
         debug_assert_eq!(shape.expiry, expiry.is_some());
         // SAFETY: the caller's promise; the header is aligned as the allocation is, the others are written unaligned.
         unsafe {
-            self.0.as_ptr().cast::<Header>().write(shape.header());
+            self.0.as_ptr().cast::<Header>().write(shape.header(clock));
             if let Some(expiry) = expiry {
                 self.at(shape.expiry_at()).cast::<u64>().write_unaligned(expiry.0);
             }
@@ -512,6 +525,13 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn is_expired(&self, clock: Wall) -> bool {
         self.expiry().is_some_and(|expiry| expiry <= clock)
+    }
+
+    /// When the key was used.
+    #[inline]
+    pub(super) fn clock(&self) -> Clock {
+        // SAFETY: every entry starts with an initialised header, aligned as the allocation is.
+        Clock(unsafe { self.at.cast::<Header>().read() }.clock)
     }
 
     /// Bytes that this key takes, its place in the table not counted.
@@ -625,10 +645,11 @@ mod tests {
         let entry = entry.as_entry();
         assert_eq!(entry.key(), key);
         assert_eq!(entry.value().as_slice(), value);
-        assert_eq!(entry.expiry(), expiry);
+        assert_eq!((entry.expiry(), entry.clock()), (expiry, NOW));
         assert_eq!(matches!(entry.value(), Value::Shared(_)), value.len() > INLINE_BYTES_MAX);
     }
 
+    const NOW: Clock = Clock([1, 2, 3]);
     const LENGTHS: [usize; 12] = [0, 1, 7, 30, 31, 32, 33, 40, 100, 4095, 4096, 4097];
 
     #[test]
@@ -639,11 +660,11 @@ mod tests {
                     [(None, None), (None, Some(Wall(9))), (Some(Wall(8)), None), (Some(Wall(8)), Some(Wall(9)))]
                 {
                     let (old, new) = (value(from, 1), value(to, 2));
-                    let mut entry = EntryBox::new(key, ValueRef::Slice(&old), before);
+                    let mut entry = EntryBox::new(key, ValueRef::Slice(&old), before, NOW);
                     check(&entry, key, &old, before);
                     entry.set_expiry(after);
                     check(&entry, key, &old, after);
-                    entry.put(ValueRef::Shared(Bytes::from(new.clone())), before);
+                    entry.put(ValueRef::Shared(Bytes::from(new.clone())), before, NOW);
                     check(&entry, key, &new, before);
                 }
             }
@@ -657,7 +678,7 @@ mod tests {
                 let old = value(from, 1);
                 let bytes = value(to.min(20), 2);
                 let at = to - bytes.len();
-                let mut entry = EntryBox::new(b"key", ValueRef::Slice(&old), expiry);
+                let mut entry = EntryBox::new(b"key", ValueRef::Slice(&old), expiry, NOW);
                 entry.splice(Splice::new(at as u64, &bytes, to as u64).unwrap());
                 let mut expected = old.clone();
                 expected.resize(to, 0);
@@ -678,13 +699,13 @@ mod tests {
     #[test]
     fn big_values_are_held_without_a_copy() {
         let big = Bytes::from(value(100_000, 1));
-        let entry = EntryBox::new(b"key", ValueRef::Shared(big.clone()), None);
+        let entry = EntryBox::new(b"key", ValueRef::Shared(big.clone()), None, NOW);
         assert_eq!(entry.as_entry().value().as_slice().as_ptr(), big.as_ptr());
     }
 
     #[test]
     fn appending_to_a_big_value_seldom_copies_it() {
-        let mut entry = EntryBox::new(b"key", ValueRef::Slice(&value(5_000, 1)), None);
+        let mut entry = EntryBox::new(b"key", ValueRef::Slice(&value(5_000, 1)), None, NOW);
         let mut moves = 0;
         for length in 5_001..50_000 {
             let before = entry.as_entry().value().as_slice().as_ptr();
@@ -697,7 +718,7 @@ mod tests {
     #[test]
     fn splicing_a_shared_value_leaves_the_other_holder_what_it_had() {
         let big = Bytes::from(value(10_000, 1));
-        let mut entry = EntryBox::new(b"key", ValueRef::Shared(big.clone()), None);
+        let mut entry = EntryBox::new(b"key", ValueRef::Shared(big.clone()), None, NOW);
         entry.splice(Splice::new(0, b"!!", 10_000).unwrap());
         assert_eq!(big, value(10_000, 1));
         assert_eq!(&entry.as_entry().value().as_slice()[..3], [b'!', b'!', value(3, 1)[2]]);
@@ -705,17 +726,17 @@ mod tests {
 
     #[test]
     fn memory_of_a_small_key_is_one_size_class() {
-        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 32]), None);
+        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 32]), None, NOW);
         assert_eq!(entry.as_entry().memory(), 64);
-        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 100]), None);
+        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 100]), None, NOW);
         assert_eq!(entry.as_entry().memory(), 128);
-        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 5000]), None);
+        let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 5000]), None, NOW);
         assert_eq!(entry.as_entry().memory(), 64 + 5120 + 32);
     }
 
     #[test]
     fn expiry_includes_its_own_millisecond() {
-        let entry = EntryBox::new(b"key", ValueRef::Slice(b""), Some(Wall(5)));
+        let entry = EntryBox::new(b"key", ValueRef::Slice(b""), Some(Wall(5)), NOW);
         assert!(!entry.as_entry().is_expired(Wall(4)));
         assert!(entry.as_entry().is_expired(Wall(5)));
     }

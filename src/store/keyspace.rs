@@ -209,6 +209,14 @@ impl Keyspace {
         self.table(h).find(h, key)
     }
 
+    /// The entry of a key, for a change that is none of its size nor of its expiry.
+    #[inline]
+    pub(super) fn find_mut(&mut self, h: KeyHash, key: &[u8]) -> Option<&mut EntryBox> {
+        let table = &mut self.segment_mut(h).table;
+        let place = table.find(h, key)?;
+        Some(table.get_mut(place))
+    }
+
     /// Changes the entry at a place that `find` has just given.
     #[inline]
     pub(super) fn update(&mut self, h: KeyHash, place: Place, change: impl FnOnce(&mut EntryBox)) {

@@ -9,14 +9,17 @@
 //! key come from outside; expired keys are data like others here: who may not see them is decided above, and only the leader
 //! removes them, by a logged mutation.
 //!
-//! Whether a watched key changed is noted there, too (`watch`).
+//! Whether a watched key changed is noted there, too (`watch`). When a key was used (`access`) is this node's own: it is no part of what mutations
+//! make, and two equal stores may differ in it. `eviction` finds the key that is to go next.
 //!
-//! Not here: commands, limits on memory, eviction. `unsafe` is confined to `entry.rs`.
+//! Not here: commands, limits on memory. `unsafe` is confined to `entry.rs`.
 
 #![deny(unsafe_code)]
 
+mod access;
 #[allow(unsafe_code)]
 mod entry;
+mod eviction;
 mod expiry;
 mod keyspace;
 mod mutation;
@@ -26,14 +29,18 @@ mod snapshot;
 mod table;
 mod watch;
 
+pub use access::Tracking;
 pub use entry::{Entry, INLINE_BYTES_MAX, Value};
+pub use eviction::{Eviction, Victim};
 pub use mutation::{Event, Mutation, MutationError, ValueRef, mutations};
 pub use snapshot::Chunk;
 pub use watch::Watch;
 
-use crate::base::clock::Wall;
+use crate::base::clock::{Boot, Wall};
 use crate::base::ids::HashKey;
+use access::Access;
 use entry::{EntryBox, Splice};
+use eviction::Pool;
 use expiry::Rover;
 use keyspace::Keyspace;
 use watch::Watched;
@@ -49,13 +56,24 @@ pub struct Store {
     /// Where active expiry goes on.
     rover: Rover,
     watched: Watched,
+    access: Access,
+    /// Candidates for eviction.
+    pool: Pool,
 }
 
 impl Store {
     /// An empty store whose order of keys belongs to `hash_key`.
     #[must_use]
     pub fn new(hash_key: HashKey) -> Store {
-        Store { hash_key, space: Keyspace::new(&hash_key.0), rover: Rover::default(), watched: Watched::default() }
+        let [seed @ .., _, _, _, _, _, _, _, _] = hash_key.0;
+        Store {
+            hash_key,
+            space: Keyspace::new(&hash_key.0),
+            rover: Rover::default(),
+            watched: Watched::default(),
+            access: Access::new(u64::from_le_bytes(seed)),
+            pool: Pool::default(),
+        }
     }
 
     /// The secret of the hash, for the learners of this dataset.
@@ -91,6 +109,54 @@ impl Store {
         table.find(h, key).map(|place| table.get(place).as_entry())
     }
 
+    /// The same for a reader who uses the key, which its access clock then shows.
+    #[inline]
+    pub fn use_key(&mut self, h: KeyHash, key: &[u8]) -> Option<Entry<'_>> {
+        let entry = self.space.find_mut(h, key)?;
+        let before = entry.as_entry().clock();
+        let clock = self.access.after_read(h, before);
+        if clock != before {
+            entry.set_clock(clock);
+        }
+        Some(entry.as_entry())
+    }
+
+    /// It is `now`, for access clocks.
+    pub fn tell_time(&mut self, now: Boot) {
+        self.access.tell_time(now);
+    }
+
+    /// Whether what is used from here on leaves no trace in access clocks; returns what was so before.
+    pub fn be_quiet(&mut self, quiet: bool) -> bool {
+        self.access.be_quiet(quiet)
+    }
+
+    /// What access clocks tell from now on.
+    pub fn track(&mut self, tracking: Tracking) {
+        self.access.track(tracking);
+    }
+
+    /// For how many seconds the key was not used; `None` if how often keys are used is tracked.
+    #[must_use]
+    pub fn idle_s(&self, entry: Entry<'_>) -> Option<u32> {
+        self.access.idle_s(entry.clock())
+    }
+
+    /// The counter of the key's uses, 0 to 255; `None` if the time of use is tracked.
+    #[must_use]
+    pub fn frequency(&self, entry: Entry<'_>) -> Option<u32> {
+        self.access.counter(entry.clock())
+    }
+
+    /// Lets a key look as if it had not been used for so many seconds, or so often; whichever is tracked and given.
+    pub fn pretend_used(&mut self, h: KeyHash, key: &[u8], idle_s: Option<u64>, frequency: Option<u8>) {
+        if let Some(clock) = self.access.restored(idle_s, frequency)
+            && let Some(entry) = self.space.find_mut(h, key)
+        {
+            entry.set_clock(clock);
+        }
+    }
+
     /// Applies one mutation, [`Store::apply_hashed`] with the hash computed here.
     pub fn apply(&mut self, m: &Mutation<'_>) {
         let h = m.key().map_or(KeyHash(0), |key| self.hash(key));
@@ -109,8 +175,14 @@ impl Store {
         }
         match m {
             Mutation::Put { key, value, expiry, event: _ } => match self.space.find(h, key) {
-                Some(place) => self.space.update(h, place, |entry| entry.put(value.clone(), *expiry)),
-                None => self.space.insert(h, EntryBox::new(key, value.clone(), *expiry)),
+                Some(place) => {
+                    let access = &mut self.access;
+                    self.space.update(h, place, |entry| {
+                        let clock = access.after_write(h, entry.as_entry().clock());
+                        entry.put(value.clone(), *expiry, clock);
+                    });
+                }
+                None => self.space.insert(h, EntryBox::new(key, value.clone(), *expiry, self.access.fresh())),
             },
             Mutation::Delete { key, event: _ } => {
                 if let Some(place) = self.space.find(h, key) {
@@ -119,15 +191,25 @@ impl Store {
             }
             Mutation::SetExpiry { key, expiry, event: _ } => {
                 if let Some(place) = self.space.find(h, key) {
-                    self.space.update(h, place, |entry| entry.set_expiry(*expiry));
+                    let access = &mut self.access;
+                    self.space.update(h, place, |entry| {
+                        entry.set_clock(access.after_write(h, entry.as_entry().clock()));
+                        entry.set_expiry(*expiry);
+                    });
                 }
             }
             Mutation::Clear => self.clear_below(None),
             Mutation::Splice { key, at, bytes, length_after, event: _ } => {
                 let Some(splice) = Splice::new(*at, bytes, *length_after) else { return };
                 match self.space.find(h, key) {
-                    Some(place) => self.space.update(h, place, |entry| entry.splice(splice)),
-                    None => self.space.insert(h, EntryBox::spliced(key, splice)),
+                    Some(place) => {
+                        let access = &mut self.access;
+                        self.space.update(h, place, |entry| {
+                            entry.set_clock(access.after_write(h, entry.as_entry().clock()));
+                            entry.splice(splice);
+                        });
+                    }
+                    None => self.space.insert(h, EntryBox::spliced(key, splice, self.access.fresh())),
                 }
             }
         }

@@ -261,6 +261,20 @@ impl Table {
         })
     }
 
+    /// Places for entries.
+    pub(super) fn places(&self) -> usize {
+        self.groups.len() * SLOTS
+    }
+
+    /// All entries, once round from a place on.
+    pub(super) fn iter_from(&self, place: usize) -> impl Iterator<Item = &EntryBox> {
+        if let Some(group) = self.groups.get(place / SLOTS) {
+            group.prefetch_entries();
+        }
+        let round = (place..self.places()).chain(0..place);
+        round.filter_map(|place| self.groups[place / SLOTS].slots[place % SLOTS].as_ref())
+    }
+
     /// The entries of one group, while the next one's are being loaded; `None` beyond the last.
     pub(super) fn group(&self, at: usize) -> Option<impl Iterator<Item = &EntryBox>> {
         let group = self.groups.get(at)?;

@@ -79,17 +79,6 @@ pub enum ConfigError {
         /// Type, form and range that would do.
         wanted: String,
     },
-    /// A value that has a meaning, but that this release does not carry out.
-    NotInRelease {
-        /// Where.
-        source: Source,
-        /// Full path of the key.
-        key: String,
-        /// The value.
-        value: String,
-        /// What this release offers.
-        offered: String,
-    },
     /// Values that are right alone and wrong together.
     Conflict {
         /// Where the values were written; empty if all are defaults.
@@ -112,9 +101,6 @@ impl fmt::Display for ConfigError {
             }
             ConfigError::BadValue { source, key, value, wanted } => {
                 write!(f, "{source}: {key}: {value}: want {wanted}")
-            }
-            ConfigError::NotInRelease { source, key, value, offered } => {
-                write!(f, "{source}: {key}: {value} is not in this release; want {offered}")
             }
             ConfigError::Conflict { sources, reason } => {
                 for (i, source) in sources.iter().enumerate() {
@@ -384,21 +370,9 @@ impl Reader {
         self.read(path, &wanted, default, |given| given.size().filter(|n| range.contains(n)))
     }
 
-    /// Reads one of several words; those in `later` have a meaning, but not in this release.
-    pub fn choice<T: Copy>(&mut self, path: &'static str, words: &[(&str, T)], later: &[&str], default: T) -> T {
+    /// Reads one of several words.
+    pub fn choice<T: Copy>(&mut self, path: &'static str, words: &[(&str, T)], default: T) -> T {
         let offered = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" | ");
-        if let Some((source, given)) = self.given.get(path)
-            && let Some(word) = given.text().filter(|word| later.contains(word))
-        {
-            self.errors.push(ConfigError::NotInRelease {
-                source: source.clone(),
-                key: path.to_string(),
-                value: word.to_string(),
-                offered,
-            });
-            self.refused.push(path);
-            return default;
-        }
         self.read(path, &offered, default, |given| {
             let word = given.text()?;
             words.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)

@@ -4,9 +4,6 @@
 //! them). All of them go through the same reading, so a flag is checked like a line of the file, and all errors are reported
 //! at once. `config.yml` at the root documents every key; a test holds it to exactly the defaults below.
 //!
-//! A word that has a meaning but is not carried out by this release (an eviction policy) is
-//! refused: a setting that is silently ignored would be a promise not kept.
-//!
 //! Not here: what the settings do (their floors), and the bound addresses of ephemeral ports (known only after binding).
 
 mod layers;
@@ -26,7 +23,8 @@ use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
 use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
-use crate::keeper::{Eviction, MAX_MEMORY_MAX, Settings};
+use crate::keeper::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, Settings};
+use crate::store::Eviction;
 use layers::{Key, Reader};
 
 /// Environment variable that holds `replication.secret`.
@@ -44,6 +42,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 
 /// Longest secret or password, in bytes.
 const SECRET_BYTES_MAX: usize = 1_024;
+/// Largest parameter of an LFU policy, as in Redis.
+const LFU_MAX: u64 = i32::MAX as u64;
 /// Most threads that serve clients.
 const THREADS_MAX: u64 = 256;
 
@@ -86,6 +86,9 @@ const KEYS: &[Key] = &[
     open("admin.listen"),
     open("memory.max_bytes"),
     open("memory.eviction"),
+    open("memory.eviction_samples"),
+    open("memory.lfu_log_factor"),
+    open("memory.lfu_decay_minutes"),
     open("slowlog.slower_than_us"),
     open("slowlog.max_len"),
     open("latency.threshold_ms"),
@@ -343,6 +346,12 @@ pub struct Memory {
     pub max_bytes: Option<u64>,
     /// What happens at the limit.
     pub eviction: Eviction,
+    /// Keys looked at for each one that goes.
+    pub eviction_samples: u64,
+    /// How many uses a step of a key's counter stands for.
+    pub lfu_log_factor: u64,
+    /// Minutes without use after which a key's counter loses one.
+    pub lfu_decay_minutes: u64,
 }
 
 /// Which commands SLOWLOG and LATENCY tell of.
@@ -550,6 +559,9 @@ impl Config {
             "admin.listen" => self.admin_listen.to_string().into(),
             "memory.max_bytes" => self.memory.max_bytes.unwrap_or(0).into(),
             "memory.eviction" => self.memory.eviction.as_str().into(),
+            "memory.eviction_samples" => self.memory.eviction_samples.into(),
+            "memory.lfu_log_factor" => self.memory.lfu_log_factor.into(),
+            "memory.lfu_decay_minutes" => self.memory.lfu_decay_minutes.into(),
             "slowlog.slower_than_us" => self.slow.slower_than_us.into(),
             "slowlog.max_len" => self.slow.slowlog_max_len.into(),
             "latency.threshold_ms" => self.slow.latency_threshold_ms.into(),
@@ -599,7 +611,7 @@ fn lay_flag(reader: &mut Reader, setting: &Setting, local: bool) {
 
 /// Reads every key by itself.
 fn read(reader: &mut Reader, sources: &Sources) -> Config {
-    let timing = ClusterConfig::default();
+    let (timing, defaults) = (ClusterConfig::default(), Settings::default());
     let listen = address(reader, "listen", 6379);
     let coordination_default = if sources.local { Coordination::Embedded } else { Coordination::Zookeeper };
     Config {
@@ -615,11 +627,11 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             }
             given.number().filter(|n| (1..=THREADS_MAX).contains(n)).map(|n| Some(n as usize))
         }),
-        writes_on_replica: reader.choice("writes_on_replica", WritesOnReplica::WORDS, &[], WritesOnReplica::Moved),
-        reads_on_replica: reader.choice("reads_on_replica", ReadsOnReplica::WORDS, &[], ReadsOnReplica::Any),
-        bootstrap: reader.choice("bootstrap", Bootstrap::WORDS, &[], Bootstrap::Auto),
-        total_loss: reader.choice("total_loss", TOTAL_LOSS_WORDS, &[], timing.total_loss),
-        coordination: reader.choice("coordination", Coordination::WORDS, &[], coordination_default),
+        writes_on_replica: reader.choice("writes_on_replica", WritesOnReplica::WORDS, WritesOnReplica::Moved),
+        reads_on_replica: reader.choice("reads_on_replica", ReadsOnReplica::WORDS, ReadsOnReplica::Any),
+        bootstrap: reader.choice("bootstrap", Bootstrap::WORDS, Bootstrap::Auto),
+        total_loss: reader.choice("total_loss", TOTAL_LOSS_WORDS, timing.total_loss),
+        coordination: reader.choice("coordination", Coordination::WORDS, coordination_default),
         zookeeper: ZooKeeper {
             connect: reader.read(
                 "zookeeper.connect",
@@ -636,7 +648,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         replication: Replication {
             listen: address(reader, "replication.listen", 16379),
             advertise: advertised(reader, "replication.advertise"),
-            acks: reader.choice("replication.acks", Acks::WORDS, &[], Acks::InSync),
+            acks: reader.choice("replication.acks", Acks::WORDS, Acks::InSync),
             min_in_sync: reader.read(
                 "replication.min_in_sync",
                 "auto or a whole number in 1..=1000",
@@ -648,7 +660,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
                     given.number().filter(|n| (1..=1_000).contains(n)).map(|n| MinInSync::Count(n as u32))
                 },
             ),
-            read_mode: reader.choice("replication.read_mode", ReadMode::WORDS, &[], ReadMode::Lease),
+            read_mode: reader.choice("replication.read_mode", ReadMode::WORDS, ReadMode::Lease),
             heartbeat_ms: reader.number("replication.heartbeat_ms", 1..=600_000, timing.heartbeat_ms),
             suspect_ms: reader.number("replication.suspect_ms", 1..=600_000, timing.suspect_ms),
             lease_ms: reader.number("replication.lease_ms", 1..=600_000, timing.lease_ms),
@@ -660,19 +672,17 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         admin_listen: address(reader, "admin.listen", 8081),
         memory: Memory {
             max_bytes: Some(reader.bytes("memory.max_bytes", 0..=MAX_MEMORY_MAX, 0)).filter(|bytes| *bytes != 0),
-            eviction: reader.choice(
-                "memory.eviction",
-                Eviction::WORDS,
-                &[
-                    "allkeys-lru",
-                    "allkeys-lfu",
-                    "allkeys-random",
-                    "volatile-lru",
-                    "volatile-lfu",
-                    "volatile-random",
-                    "volatile-ttl",
-                ],
-                Eviction::NoEviction,
+            eviction: reader.choice("memory.eviction", Eviction::WORDS, defaults.eviction),
+            eviction_samples: reader.number(
+                "memory.eviction_samples",
+                1..=EVICTION_SAMPLES_MAX,
+                defaults.eviction_samples as u64,
+            ),
+            lfu_log_factor: reader.number("memory.lfu_log_factor", 0..=LFU_MAX, defaults.lfu_log_factor.into()),
+            lfu_decay_minutes: reader.number(
+                "memory.lfu_decay_minutes",
+                0..=LFU_MAX,
+                defaults.lfu_decay_minutes.into(),
             ),
         },
         slow: Slow {
@@ -687,8 +697,8 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         },
         password: secret_of(reader, "auth.password", "auth.password_file"),
         log: Log {
-            level: reader.choice("log.level", LogLevel::WORDS, &[], LogLevel::Info),
-            format: reader.choice("log.format", LogFormat::WORDS, &[], LogFormat::Text),
+            level: reader.choice("log.level", LogLevel::WORDS, LogLevel::Info),
+            format: reader.choice("log.format", LogFormat::WORDS, LogFormat::Text),
         },
     }
 }

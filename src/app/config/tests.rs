@@ -149,13 +149,6 @@ log: [info]
 }
 
 #[test]
-fn what_is_not_in_this_release_is_refused_not_ignored() {
-    let errors = resolve("", &["--set memory.eviction=allkeys-lru"]).unwrap_err();
-    assert!(errors.contains("is not in this release"), "{errors}");
-    assert!(errors.ends_with("want noeviction"), "{errors}");
-}
-
-#[test]
 fn periods_out_of_order_are_refused_and_the_culprit_is_named() {
     let errors = resolve("replication: {suspect_ms: 250}\n", &["--set replication.lease_ms=9"]).unwrap_err();
     let wanted = "--set replication.lease_ms=9: replication: heartbeat_ms 50, suspect_ms 250, lease_ms 9";

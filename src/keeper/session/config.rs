@@ -56,7 +56,7 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    pub(super) fn config_set(&mut self, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+    pub(super) fn config_set(&mut self, now: Now, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let pairs = args.tail(2);
         if !pairs.len().is_multiple_of(2) {
             return Err(CommandError::Syntax.to_string().into());
@@ -91,7 +91,7 @@ impl Keeper {
             set.map_err(|why| refused(parameter.name.as_bytes(), &why))?;
         }
         self.config.settings = settings;
-        self.look_for_slow();
+        self.settings_changed(now);
         for (parameter, _) in named.iter().filter(|(parameter, _)| matches!(parameter.set, Set::Now(_))) {
             self.rewrite.set.insert(parameter.path());
             let text = format!("CONFIG SET: {} is now {:?}", parameter.name, (parameter.get)(self));
@@ -99,6 +99,14 @@ impl Keeper {
         }
         reply.ok();
         Ok(Flow::Done)
+    }
+
+    /// Passes on what others keep of the settings.
+    fn settings_changed(&mut self, now: Now) {
+        self.look_for_slow();
+        self.store.track(self.config.settings.tracking());
+        // With less memory, something may have to go at once.
+        self.upkeep_at = now.boot;
     }
 
     pub(super) fn config_resetstat(&mut self, now: Now, reply: &mut Reply<'_>) -> Answer {

@@ -261,6 +261,7 @@ impl Keeper {
         session.trusted = self.config.password.is_none();
         session.name.clear();
         (session.readonly, session.no_evict, session.no_touch) = (false, false, false);
+        self.store.be_quiet(false);
         session.replies = Replies::All;
         (session.sentinel, session.knows_slots, session.takes_redirects) = (false, false, false);
         (session.read_after, session.written_elsewhere) = (Position::default(), Position::default());

@@ -137,7 +137,7 @@ impl Keeper {
         fields.put("total_commands_processed", self.stats.commands);
         fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
         fields.put("expired_keys", self.stats.expired_keys);
-        fields.put("evicted_keys", 0);
+        fields.put("evicted_keys", self.stats.evicted_keys);
         fields.put("pubsub_channels", self.pubsub.names(Kind::Channel));
         fields.put("pubsub_patterns", self.pubsub.names(Kind::Pattern));
         fields.put("pubsubshard_channels", self.pubsub.names(Kind::Shard));

@@ -40,7 +40,7 @@ use super::{Effects, Keeper};
 
 pub(super) use clients::Pause;
 pub(super) use config::Rewrite;
-pub use parameters::{MAX_MEMORY_MAX, paths_set_now};
+pub use parameters::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 pub(super) use position::parse as parse_position;
 pub(super) use sentinel::Told as SentinelTold;
 pub(super) use view::host_and_port;
@@ -80,9 +80,9 @@ pub(super) struct Session {
     pub watches_elsewhere: bool,
     /// READONLY was sent.
     pub readonly: bool,
-    /// CLIENT NO-EVICT is on. Nothing is evicted; CLIENT LIST shows it.
+    /// CLIENT NO-EVICT is on. No client is closed for the memory that it takes; CLIENT LIST shows it.
     pub no_evict: bool,
-    /// CLIENT NO-TOUCH is on. Nothing depends on the time of access yet; CLIENT LIST shows it.
+    /// CLIENT NO-TOUCH is on: what it reads and writes does not count as used.
     pub no_touch: bool,
     /// Name of its last command, for CLIENT LIST.
     pub last_command: &'static str,
@@ -347,7 +347,11 @@ impl Keeper {
             SessionCommand::ClientSetName => connection::set_name(session, args, &mut reply),
             SessionCommand::ClientSetInfo => connection::set_info(session, args, &mut reply),
             SessionCommand::ClientNoEvict => connection::switch(&mut session.no_evict, args, &mut reply),
-            SessionCommand::ClientNoTouch => connection::switch(&mut session.no_touch, args, &mut reply),
+            SessionCommand::ClientNoTouch => {
+                let answer = connection::switch(&mut session.no_touch, args, &mut reply);
+                self.store.be_quiet(session.no_touch);
+                answer
+            }
             SessionCommand::ClientInfo => self.client_info(now, conn, session, &mut reply),
             SessionCommand::ClientList => self.client_list(now, conn, session, args, &mut reply),
             SessionCommand::ClusterFailover => self.cluster_failover(args, &mut reply, fx),
@@ -364,7 +368,7 @@ impl Keeper {
             SessionCommand::ConfigGet => self.config_get(args, &mut reply),
             SessionCommand::ConfigResetStat => self.config_resetstat(now, &mut reply),
             SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
-            SessionCommand::ConfigSet => self.config_set(args, &mut reply),
+            SessionCommand::ConfigSet => self.config_set(now, args, &mut reply),
             SessionCommand::Info => self.info(now, args, &mut reply),
             SessionCommand::DebugSetActiveExpire => self.set_active_expire(args, &mut reply),
             SessionCommand::DebugSleep => debug::sleep(now, session, args, &mut reply),

@@ -12,7 +12,8 @@ use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX, SLOWLOG_LEN_MAX};
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
-use crate::keeper::{Acks, Eviction, Keeper, ReadMode, Settings};
+use crate::keeper::{Acks, Keeper, ReadMode, Settings};
+use crate::store::Eviction;
 
 /// Why a value is refused, as CONFIG SET's error ends.
 pub(super) type Wrong = Cow<'static, str>;
@@ -90,6 +91,33 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         }),
     )
     .key("memory.eviction"),
+    Parameter::new(
+        "maxmemory-samples",
+        |k| k.settings().eviction_samples.to_string(),
+        Now(|settings, value| {
+            settings.eviction_samples = number(value, 1..=EVICTION_SAMPLES_MAX as i64)? as usize;
+            Ok(())
+        }),
+    )
+    .key("memory.eviction_samples"),
+    Parameter::new(
+        "lfu-log-factor",
+        |k| k.settings().lfu_log_factor.to_string(),
+        Now(|settings, value| {
+            settings.lfu_log_factor = number(value, 0..=i64::from(i32::MAX))? as u32;
+            Ok(())
+        }),
+    )
+    .key("memory.lfu_log_factor"),
+    Parameter::new(
+        "lfu-decay-time",
+        |k| k.settings().lfu_decay_minutes.to_string(),
+        Now(|settings, value| {
+            settings.lfu_decay_minutes = number(value, 0..=i64::from(i32::MAX))? as u32;
+            Ok(())
+        }),
+    )
+    .key("memory.lfu_decay_minutes"),
     Parameter::new("appendonly", |_| "no".into(), Fixed(NO_FILES)),
     Parameter::new("save", |_| String::new(), Fixed(NO_FILES)),
     Parameter::new("timeout", |_| "0".into(), Fixed(NO_TIMEOUT)),
@@ -153,6 +181,9 @@ pub fn paths_set_now() -> impl Iterator<Item = &'static str> {
 
 /// Largest limit of memory, in bytes, as config.yml has it.
 pub const MAX_MEMORY_MAX: u64 = 1 << 50;
+
+/// Most keys that are looked at for each one that goes, as config.yml has it.
+pub const EVICTION_SAMPLES_MAX: u64 = 64;
 
 /// A number within a range.
 pub(super) fn number(value: &str, range: RangeInclusive<i64>) -> Result<i64, Wrong> {
