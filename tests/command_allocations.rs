@@ -66,6 +66,7 @@ fn allocations(commands: &[&[&[u8]]]) -> Vec<usize> {
             chance: &mut chance,
             slice: &mut slice,
             emitted: 0,
+            misses: false,
         };
         exec(&mut ctx, &args).expect("it succeeds");
         ALLOCATIONS.get() - before

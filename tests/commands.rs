@@ -96,6 +96,7 @@ impl Bench {
                 chance: &mut self.chance,
                 slice: &mut slice,
                 emitted: 0,
+                misses: false,
             };
             let result = exec(&mut ctx, &args);
             let emitted = ctx.emitted;
@@ -446,6 +447,7 @@ fn walk_survives_writes_between_its_slices() {
             chance: &mut bench.chance,
             slice: &mut slice,
             emitted: 0,
+            misses: false,
         };
         if keys(&mut ctx, &args).unwrap() == Done::Done {
             break;

@@ -170,6 +170,8 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         slower_than_us: config.slow.slower_than_us,
         slowlog_max_len: config.slow.slowlog_max_len,
         latency_threshold_ms: config.slow.latency_threshold_ms,
+        key_events: config.key_events,
+        tracking_keys_max: config.tracking_keys_max,
     };
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),

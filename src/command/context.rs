@@ -51,6 +51,8 @@ pub struct Ctx<'a, 'o> {
     pub clock: Wall,
     /// On the leader: an expired key that is met is deleted by a logged mutation. Elsewhere it is only hidden.
     pub expire: bool,
+    /// A key that is read and not there is noted.
+    pub misses: bool,
     /// Hash of the command's first key, if pass 1 of the batch computed it.
     pub first_key: Option<KeyHash>,
     /// Chance, for commands that choose; what they choose is in the reply alone, or in the mutation.
@@ -102,6 +104,9 @@ impl<'o> Ctx<'_, 'o> {
             Some(_) => self.meet_expired(hash, key),
             None => {}
         }
+        if self.misses {
+            self.store.note_miss(key);
+        }
         None
     }
 
@@ -112,6 +117,9 @@ impl<'o> Ctx<'_, 'o> {
             Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry)),
             Some(_) => self.meet_expired(hash, key),
             None => {}
+        }
+        if self.misses {
+            self.store.note_miss(key);
         }
         None
     }

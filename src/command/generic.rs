@@ -155,8 +155,8 @@ fn move_key(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, over: bool) -> Result<bool, 
     if key == new_key || (!over && ctx.exists(new_hash, new_key)) {
         return Ok(false);
     }
-    ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::RenameTo);
     ctx.delete(hash, key, Event::RenameFrom);
+    ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::RenameTo);
     Ok(true)
 }
 

@@ -17,6 +17,7 @@ pub enum SessionCommand {
     Asking,
     Auth,
     ClientCapa,
+    ClientCaching,
     ClientGetName,
     ClientGetRedir,
     ClientId,
@@ -29,6 +30,7 @@ pub enum SessionCommand {
     ClientReply,
     ClientSetInfo,
     ClientSetName,
+    ClientTracking,
     ClientTrackingInfo,
     ClientUnblock,
     ClientUnpause,
@@ -208,6 +210,11 @@ const CLIENT: &[CommandSpec] = &[
         "8.0.0",
         "Says what the client can do: with REDIRECT, it is told the leader in Valkey's words.",
     ),
+    CommandSpec::session("client|caching", 3, Run::ClientCaching).args("YES | NO").flags(CONNECTION).doc(
+        Group::Connection,
+        "6.0.0",
+        "Says whether the keys of the next command are tracked.",
+    ),
     CommandSpec::session("client|getname", 2, Run::ClientGetName).flags(CONNECTION).doc(
         Group::Connection,
         "2.6.9",
@@ -216,7 +223,7 @@ const CLIENT: &[CommandSpec] = &[
     CommandSpec::session("client|getredir", 2, Run::ClientGetRedir).flags(CONNECTION).doc(
         Group::Connection,
         "6.0.0",
-        "Returns where the connection's invalidations go: nowhere.",
+        "Returns the number of the connection that is told in place of this one what became invalid.",
     ),
     CommandSpec::session("client|id", 2, Run::ClientId).flags(CONNECTION).doc(
         Group::Connection,
@@ -266,10 +273,14 @@ const CLIENT: &[CommandSpec] = &[
         "2.6.9",
         "Sets the name of the connection.",
     ),
+    CommandSpec::session("client|tracking", -3, Run::ClientTracking)
+        .args("ON | OFF [REDIRECT client-id] [PREFIX prefix [PREFIX prefix ...]] [BCAST] [OPTIN] [OPTOUT] [NOLOOP]")
+        .flags(CONNECTION)
+        .doc(Group::Connection, "6.0.0", "Tells this connection which of the keys that it has read became invalid."),
     CommandSpec::session("client|trackinginfo", 2, Run::ClientTrackingInfo).flags(CONNECTION).doc(
         Group::Connection,
         "6.2.0",
-        "Returns what is tracked for the connection: nothing.",
+        "Returns how keys are tracked for the connection.",
     ),
     CommandSpec::session("client|unblock", -3, Run::ClientUnblock)
         .args("client-id [TIMEOUT | ERROR]")

@@ -191,8 +191,12 @@ fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
         Only::IfPresent => held.is_some(),
     };
     if wanted {
-        let expiry = if matches!(options.ttl, Ttl::Keep) { held.flatten() } else { expiry };
-        put_until(ctx, hash, key, value_of(args, 2), expiry, held.is_some());
+        let (expiry, event) = match options.ttl {
+            Ttl::Keep => (held.flatten(), Event::Set),
+            _ if expiry.is_some() => (expiry, Event::SetWithExpiry),
+            _ => (None, Event::Set),
+        };
+        put_until(ctx, hash, key, value_of(args, 2), expiry, event, held.is_some());
     }
     match (options.get, wanted) {
         (true, _) => {}
@@ -215,10 +219,11 @@ fn put_until(
     key: &[u8],
     value: ValueRef<'_>,
     expiry: Option<Wall>,
+    event: Event,
     exists: bool,
 ) {
     if expiry.is_none_or(|expiry| expiry > ctx.clock) {
-        ctx.put(hash, key, value, expiry, Event::Set);
+        ctx.put(hash, key, value, expiry, event);
     } else if exists {
         ctx.delete(hash, key, Event::Del);
     }
@@ -250,7 +255,7 @@ fn set_with_ttl(
 ) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
     let expiry = expiry::positive(args.get(2), unit_ms, ctx.clock, name)?;
-    ctx.put(hash, key, value_of(args, 3), Some(expiry), Event::Set);
+    ctx.put(hash, key, value_of(args, 3), Some(expiry), Event::SetWithExpiry);
     ctx.reply.ok();
     Ok(Done::Done)
 }

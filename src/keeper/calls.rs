@@ -36,6 +36,15 @@ pub(super) struct Row {
     pub histogram: Option<Box<Histogram>>,
 }
 
+impl Row {
+    /// That many calls took that long each.
+    fn add(&mut self, calls: u64, nanos: u64, step: usize) {
+        self.calls += calls;
+        self.nanos += calls * nanos;
+        self.histogram.get_or_insert_default().counts[step] += calls;
+    }
+}
+
 /// A command that was executed and not measured yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unmeasured {
@@ -103,15 +112,14 @@ impl Calls {
     }
 
     /// Whether this command is measured with its neighbours.
-    #[inline]
+    #[inline(always)]
     pub fn is_quick(&self, spec: &CommandSpec, args: &Args<'_>) -> bool {
         spec.quick && args.len() <= QUICK_ARGS_MAX && !self.exact
     }
 
-    /// A command was executed; its time is measured with the run, or by [`Calls::alone`].
-    #[inline]
+    /// A quick command was executed; it is counted and measured with its run.
+    #[inline(always)]
     pub fn called(&mut self, spec: &CommandSpec) {
-        self.rows[usize::from(spec.row)].calls += 1;
         debug_assert!(self.len < PREFETCH_GROUP, "runs end with their group");
         self.run[self.len % PREFETCH_GROUP] = Unmeasured { row: spec.row, at: self.at };
         self.len += 1;
@@ -142,10 +150,11 @@ impl Calls {
         }
         let each = self.lap() / len as u64;
         let step = Histogram::step(each);
-        for Unmeasured { row, .. } in &self.run[..len] {
-            let row = &mut self.rows[usize::from(*row)];
-            row.nanos += each;
-            row.histogram.get_or_insert_default().add(step);
+        let run = &self.run[..len];
+        if run.iter().all(|one| one.row == run[0].row) {
+            self.rows[usize::from(run[0].row)].add(len as u64, each, step);
+        } else {
+            run.iter().for_each(|one| self.rows[usize::from(one.row)].add(1, each, step));
         }
         if self.is_slow(each) {
             self.slow.extend(self.run[..len].iter().map(|one| (one.at, each)));
@@ -159,10 +168,7 @@ impl Calls {
 
     /// A command that was measured by itself was executed and took that long.
     pub fn called_alone(&mut self, spec: &CommandSpec, nanos: u64) {
-        let row = &mut self.rows[usize::from(spec.row)];
-        row.calls += 1;
-        row.nanos += nanos;
-        row.histogram.get_or_insert_default().add(Histogram::step(nanos));
+        self.rows[usize::from(spec.row)].add(1, nanos, Histogram::step(nanos));
     }
 
     /// When the last reading was taken.
@@ -219,10 +225,6 @@ impl Histogram {
     fn longest(step: usize) -> u64 {
         let above = (step as u64 / STEPS).saturating_sub(1);
         ((step as u64 - above * STEPS + 1) << above) - 1
-    }
-
-    fn add(&mut self, step: usize) {
-        self.counts[step] += 1;
     }
 
     /// How many.
@@ -291,7 +293,7 @@ mod tests {
     fn percentiles_and_doublings_tell_what_was_put_in() {
         let mut histogram = Histogram::default();
         for micros in 1..=100 {
-            histogram.add(Histogram::step(micros * 1_000));
+            histogram.counts[Histogram::step(micros * 1_000)] += 1;
         }
         assert_eq!(histogram.total(), 100);
         for (percent, micros) in [(50.0, 50), (99.0, 99), (99.9, 100), (100.0, 100)] {

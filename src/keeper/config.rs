@@ -6,6 +6,8 @@ use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
 use crate::store::{Eviction, Tracking};
 
+use super::notify::KeyEvents;
+
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acks {
@@ -45,6 +47,10 @@ pub struct Settings {
     pub slowlog_max_len: usize,
     /// From how many milliseconds on LATENCY notes a command; 0 for none.
     pub latency_threshold_ms: u64,
+    /// Which keyspace notifications are told.
+    pub key_events: KeyEvents,
+    /// Keys of the table of client-side caching; 0 for no limit.
+    pub tracking_keys_max: u64,
 }
 
 impl Settings {
@@ -66,6 +72,8 @@ impl Default for Settings {
             slower_than_us: 10_000,
             slowlog_max_len: 128,
             latency_threshold_ms: 0,
+            key_events: KeyEvents::default(),
+            tracking_keys_max: 1_000_000,
         }
     }
 }

@@ -599,6 +599,7 @@ impl Keeper {
         self.pulse.lock().rest();
         self.holds.clear();
         self.pubsub.forget_held();
+        self.invalidate_all(now, fx);
         self.store.forget_watches();
         // Whoever resigned with something unacknowledged owes its clients what any deposed leader does.
         let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some() && h.whole);
@@ -666,6 +667,7 @@ impl Keeper {
         let old = std::mem::replace(&mut self.me.copy, super::new_copy(&self.config, &mut self.rng));
         fx.push(Notice::warn(format!("gave copy {old} up, now {}", self.me.copy)));
         self.store = new_store(&self.config, self.config.hash_key);
+        self.invalidate_all(now, fx);
         self.log = Log::new(Position::default());
         self.applied = Offset::ZERO;
         self.acked = Offset::ZERO;

@@ -178,6 +178,9 @@ impl Keeper {
         self.stats.commands += (done - from) as u64;
         let watches_elsewhere = session.watches_elsewhere;
         self.sessions.put_back(conn, session);
+        if self.store.has_notes() || self.tracking.owes() {
+            self.tell_notes(now, Some(conn), fx);
+        }
         Executed { commands: done - from, seq, next, forward, watches_elsewhere }
     }
 
@@ -283,6 +286,7 @@ impl Keeper {
                     Ok(Done::Done) => {}
                     Ok(Done::More) => {
                         session.spent_ns += self.calls.alone();
+                        session.sliced = true;
                         return Outcome::Stop(Next::Again);
                     }
                     Err(error) => {
@@ -291,7 +295,7 @@ impl Keeper {
                     }
                 }
                 session.slice = Default::default();
-                self.count_executed(now, session, spec, args, quick);
+                self.count_executed(now, conn, session, spec, args, quick);
                 Outcome::Next
             }
             Exec::Session(SessionCommand::Exec) => {
@@ -315,7 +319,7 @@ impl Keeper {
                     if self.stats.errors > errors {
                         self.calls.failed(spec);
                     }
-                    self.count_executed(now, session, spec, args, quick);
+                    self.count_executed(now, conn, session, spec, args, quick);
                 }
                 if command == SessionCommand::DataKeeperPosition {
                     *need = (*need).max(self.log.end());
@@ -340,10 +344,11 @@ impl Keeper {
     }
 
     /// A command was executed to its end: it is counted, and measured by itself unless it is quick.
-    #[inline]
+    #[inline(always)]
     pub(super) fn count_executed(
         &mut self,
         now: Now,
+        conn: ConnId,
         session: &mut Session,
         spec: &'static CommandSpec,
         args: &Args<'_>,
@@ -353,6 +358,9 @@ impl Keeper {
             self.calls.called(spec);
         } else {
             self.executed_alone(now, session, spec, args);
+        }
+        if session.tracking.is_some() {
+            self.track(conn, session, spec, args);
         }
     }
 
@@ -465,6 +473,7 @@ impl Keeper {
             log: &mut self.scratch,
             clock,
             expire,
+            misses: self.tells_misses && spec.flags.has(Flag::Readonly),
             first_key,
             chance: &mut self.rng,
             slice: &mut session.slice,

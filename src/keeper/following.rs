@@ -239,6 +239,7 @@ impl Keeper {
                 f.matched = base.offset;
                 self.stats.full_resyncs += 1;
                 self.register(fx);
+                self.invalidate_all(now, fx);
             }
         }
         let token = u128::from_be_bytes(wire::unhex16(&w.token)?);
@@ -405,6 +406,8 @@ impl Keeper {
             for mutation in mutations(&body) {
                 self.store.apply(&mutation.expect("checked above"));
             }
+            // Nothing happened to these keys: they came.
+            self.store.take_notes();
             let told = now.boot.ms_since(intake.told) >= PROGRESS_MS;
             if end || told {
                 intake.told = now.boot;

@@ -15,9 +15,11 @@
 //!
 //! Not here: commands about connections within a transaction that is passed on; EXEC refuses them.
 
-use crate::base::clock::Now;
+use bytes::Bytes;
+
+use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Position};
-use crate::command::{CommandSpec, Exec, SessionCommand, resolve};
+use crate::command::{CommandSpec, Exec, Flag, SessionCommand, keys_of, resolve};
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
 
 use super::session::{Session, parse_position};
@@ -100,6 +102,12 @@ fn put_request(out: &mut Output, args: &Args<'_>) {
     }
 }
 
+/// The keys that a command reads.
+fn keys_read(args: &Args<'_>) -> Vec<Bytes> {
+    let spec = resolve(args).ok().filter(|spec| spec.flags.has(Flag::Readonly));
+    spec.map_or_else(Vec::new, |spec| keys_of(spec, args).map(Bytes::copy_from_slice).collect())
+}
+
 fn put_words(out: &mut Output, words: &[&[u8]]) {
     let mut request = Reply::new(out, Protocol::Resp2);
     request.array(words.len());
@@ -156,6 +164,18 @@ impl Keeper {
                 }
             }
         }
+        if session.tracking.is_some() {
+            match &session.transaction {
+                Some(transaction) => {
+                    let queue = transaction.queue();
+                    session.reads_elsewhere = (0..queue.len()).flat_map(|i| keys_read(&queue.args(i, &[]))).collect();
+                }
+                None => {
+                    let passed_on = at..at + commands;
+                    session.reads_elsewhere = passed_on.flat_map(|i| keys_read(&batch.args(i, input))).collect();
+                }
+            }
+        }
         put_words(&mut request, &[b"DATAKEEPER", b"POSITION", b"READ"]);
         put_words(&mut request, &[b"DATAKEEPER", b"POSITION", b"WRITE"]);
         let (greeting, greeting_replies) = self.greeting(session.protocol);
@@ -204,6 +224,11 @@ impl Keeper {
             self.end_transaction(&mut session);
         }
         session.replied_elsewhere();
+        let read = std::mem::take(&mut session.reads_elsewhere);
+        if !read.is_empty() {
+            self.tracking.owe(conn, read);
+            self.upkeep_at = Boot(0);
+        }
         let position = |reply: &[u8]| {
             let token = reply.split(|byte| *byte == b'\n').nth(1)?.strip_suffix(b"\r")?;
             parse_position(token).ok()

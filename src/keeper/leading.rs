@@ -168,6 +168,7 @@ impl Keeper {
         self.pulse.lock().lead(epoch);
         // R7: an empty entry; the log before it is kept whole and executed only once the barrier is held.
         self.clock = self.clock.max(self.heard_clock).max(now.wall);
+        self.invalidate_all(now, fx);
         let barrier = self.log.append(epoch, self.clock, &mut crate::base::segments::Segments::new());
         self.leading = Some(Leading {
             epoch,

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -25,11 +25,13 @@ mod leading;
 mod links;
 mod monitor;
 mod notice;
+mod notify;
 mod observe;
 mod pubsub;
 mod report;
 mod session;
 mod slowlog;
+mod tracking;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +60,7 @@ pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, Notice};
+pub use notify::KeyEvents;
 pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
 use calls::Calls;
@@ -265,6 +268,9 @@ pub struct Keeper {
     pubsub: PubSub,
     /// What those were last told who listen to a Sentinel.
     sentinel_told: session::SentinelTold,
+    tracking: tracking::Table,
+    /// Whether a key that is read and not there is told.
+    tells_misses: bool,
     /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
     waiting: BTreeMap<ConnId, Boot>,
     /// Those of them that count acknowledgements.
@@ -398,6 +404,8 @@ impl Keeper {
             holds: Holds::default(),
             pubsub: PubSub::default(),
             sentinel_told: Default::default(),
+            tracking: tracking::Table::default(),
+            tells_misses: false,
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
             behind: BTreeMap::new(),
@@ -426,6 +434,7 @@ impl Keeper {
             shared,
         };
         keeper.look_for_slow();
+        keeper.settle_notes();
         keeper
     }
 
@@ -456,6 +465,9 @@ impl Keeper {
             Event::Stop => self.stop(fx),
         }
         self.upkeep(now, fx);
+        if self.store.has_notes() || self.tracking.owes() {
+            self.tell_notes(now, None, fx);
+        }
     }
 
     /// What time alone brings about; cheap when nothing is due.

@@ -17,7 +17,7 @@
 //! at the bounds that Redis has (`PUSHED_BYTES_MAX`).
 //!
 //! The semantics are those of `pubsub.c` of Redis 7.2 in cluster mode: PUBLISH answers how many listen at this node; what a connection
-//! publishes to itself follows the reply of PUBLISH, or of EXEC. Not here: keyspace notifications.
+//! publishes to itself follows the reply of PUBLISH, or of EXEC. Keyspace notifications (`notify`) are messages of one node alone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,6 +33,7 @@ use crate::replication::wire::{self, PublishHead, WireError};
 use crate::resp::{Args, Output, Protocol, Reply};
 
 use super::session::{Answer, Flow, Session};
+use super::tracking::Invalid;
 use super::{Acks, Effect, Effects, Keeper, Notice};
 
 const TOO_MANY: &str = "ERR this connection listens to too many channels";
@@ -66,26 +67,53 @@ type ByKind<T> = [T; 3];
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message<'a> {
     sharded: bool,
+    /// It is told at this node alone.
+    here: bool,
     channel: &'a [u8],
     text: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// One that is told at this node alone.
+    pub fn here(channel: &'a [u8], text: &'a [u8]) -> Message<'a> {
+        Message { sharded: false, here: true, channel, text }
+    }
 }
 
 /// A message that is kept.
 #[derive(Debug)]
 struct Kept {
     sharded: bool,
+    here: bool,
     channel: Bytes,
     text: Bytes,
 }
 
+/// What waits to be acknowledged.
+#[derive(Debug)]
+enum Held {
+    Message(Kept),
+    /// A connection is to be told that keys are invalid.
+    Invalid(ConnId, Invalid),
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        match self {
+            Held::Message(kept) => kept.message().bytes(),
+            Held::Invalid(_, invalid) => invalid.bytes(),
+        }
+    }
+}
+
 impl Kept {
     fn of(message: &Message<'_>) -> Kept {
-        let Message { sharded, channel, text } = *message;
-        Kept { sharded, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
+        let Message { sharded, here, channel, text } = *message;
+        Kept { sharded, here, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
     }
 
     fn message(&self) -> Message<'_> {
-        Message { sharded: self.sharded, channel: &self.channel, text: &self.text }
+        Message { sharded: self.sharded, here: self.here, channel: &self.channel, text: &self.text }
     }
 }
 
@@ -127,8 +155,8 @@ pub(super) struct PubSub {
     listeners: ByKind<BTreeMap<Bytes, BTreeSet<ConnId>>>,
     /// For the connection whose batch is being executed: they go behind the reply.
     own: Vec<Own>,
-    /// Messages that wait until this is acknowledged, in its order, then in theirs.
-    held: VecDeque<(Offset, Kept)>,
+    /// What waits until this is acknowledged, in its order, then as it came.
+    held: VecDeque<(Offset, Held)>,
     held_bytes: usize,
 }
 
@@ -158,14 +186,23 @@ impl PubSub {
         }
     }
 
-    fn hold(&mut self, need: Offset, message: &Message<'_>) -> bool {
-        let bytes = message.bytes();
+    fn hold_message(&mut self, need: Offset, message: &Message<'_>) -> bool {
+        self.hold(need, Held::Message(Kept::of(message)))
+    }
+
+    /// Lets a connection be told that keys are invalid once `need` is acknowledged; `false`: too much waits.
+    pub fn hold_invalid(&mut self, need: Offset, conn: ConnId, invalid: &Invalid) -> bool {
+        self.hold(need, Held::Invalid(conn, invalid.clone()))
+    }
+
+    fn hold(&mut self, need: Offset, held: Held) -> bool {
+        let bytes = held.bytes();
         if self.held_bytes + bytes > PUBLISHED_BYTES_MAX && !self.held.is_empty() {
             return false;
         }
         self.held_bytes += bytes;
         let at = self.held.iter().rposition(|(other, _)| *other <= need).map_or(0, |i| i + 1);
-        self.held.insert(at, (need, Kept::of(message)));
+        self.held.insert(at, (need, held));
         true
     }
 
@@ -357,13 +394,13 @@ impl Keeper {
         reply: &mut Reply<'_>,
         fx: &mut Effects,
     ) -> Answer {
-        let message = Message { sharded, channel: args.get(1), text: args.get(2) };
+        let message = Message { sharded, here: false, channel: args.get(1), text: args.get(2) };
         let end = self.log.end();
         let need = if self.scratch.is_empty() { session.last_write.min(end) } else { end.next() };
         let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
         let receivers = if !waits {
             self.announce(now, &message, None, fx)
-        } else if self.pubsub.hold(need, &message) {
+        } else if self.pubsub.hold_message(need, &message) {
             self.pubsub.listeners_of(&message).iter().map(|(_, conns)| conns.len()).sum()
         } else {
             self.stats.published_dropped += 1;
@@ -375,9 +412,21 @@ impl Keeper {
 
     /// What was acknowledged may be told.
     pub(super) fn announce_held(&mut self, now: Now, fx: &mut Effects) {
-        while let Some((_, kept)) = self.pubsub.held.pop_front_if(|(need, _)| *need <= self.acked) {
-            self.pubsub.held_bytes -= kept.message().bytes();
-            self.announce(now, &kept.message(), None, fx);
+        while let Some((_, held)) = self.pubsub.held.pop_front_if(|(need, _)| *need <= self.acked) {
+            self.pubsub.held_bytes -= held.bytes();
+            match held {
+                Held::Message(kept) => _ = self.announce(now, &kept.message(), None, fx),
+                Held::Invalid(conn, invalid) => self.tell_invalid(now, conn, invalid, fx),
+            }
+        }
+    }
+
+    /// Tells of something at this node alone, once the entry at `need` is acknowledged, if it has to be.
+    pub(super) fn announce_here(&mut self, now: Now, message: &Message<'_>, need: Option<Offset>, fx: &mut Effects) {
+        match need {
+            None => _ = self.announce(now, message, None, fx),
+            Some(need) if self.pubsub.hold_message(need, message) => {}
+            Some(_) => self.stats.published_dropped += 1,
         }
     }
 
@@ -385,14 +434,16 @@ impl Keeper {
     fn announce(&mut self, now: Now, message: &Message<'_>, from: Option<LinkId>, fx: &mut Effects) -> usize {
         let listeners = self.pubsub.listeners_of(message);
         self.tell_listeners(now, message, &listeners, fx);
-        self.tell_nodes(message, from, fx);
+        if !message.here {
+            self.tell_nodes(message, from, fx);
+        }
         listeners.iter().map(|(_, conns)| conns.len()).sum()
     }
 
     /// Tells those who listen here that the cluster has changed, as a Sentinel would. A pattern has to begin with a sign, or its connection to
     /// have used SENTINEL: others mean what applications publish.
     pub(super) fn announce_change(&mut self, now: Now, channel: &str, text: &str, fx: &mut Effects) {
-        let message = Message { sharded: false, channel: channel.as_bytes(), text: text.as_bytes() };
+        let message = Message::here(channel.as_bytes(), text.as_bytes());
         let mut listeners = self.pubsub.listeners_of(&message);
         for (pattern, conns) in &mut listeners {
             let by_sign = |p: &Bytes| matches!(p.strip_prefix(b"[").unwrap_or(p), [b'+' | b'-', ..]);
@@ -480,7 +531,7 @@ impl Keeper {
         let Some((channel, text)) = body.split_at_checked(head.channel as usize) else {
             return Err(WireError(format!("a channel of {} bytes in a message of {}", head.channel, body.len())));
         };
-        self.announce(now, &Message { sharded: head.sharded, channel, text }, Some(link), fx);
+        self.announce(now, &Message { sharded: head.sharded, here: false, channel, text }, Some(link), fx);
         Ok(())
     }
 
@@ -562,13 +613,13 @@ mod tests {
     fn held_messages_go_by_what_they_need_and_are_bounded() {
         let mut pubsub = PubSub::default();
         let text = vec![b'x'; PUBLISHED_BYTES_MAX / 2];
-        let message = |channel: &'static [u8]| Message { sharded: false, channel, text: &text };
-        assert!(pubsub.hold(Offset(9), &message(b"b")));
-        assert!(!pubsub.hold(Offset(9), &message(b"c")), "too much waits");
-        assert!(pubsub.hold(Offset(8), &Message { sharded: false, channel: b"a", text: b"" }));
-        let order: Vec<_> = pubsub.held.iter().map(|(need, kept)| (need.0, &kept.channel[..])).collect();
-        assert_eq!(order, [(8, &b"a"[..]), (9, b"b")]);
+        let message = |channel: &'static [u8]| Message::here(channel, &text);
+        assert!(pubsub.hold_message(Offset(9), &message(b"b")));
+        assert!(!pubsub.hold_message(Offset(9), &message(b"c")), "too much waits");
+        assert!(pubsub.hold_message(Offset(8), &Message::here(b"a", b"")));
+        let needs: Vec<_> = pubsub.held.iter().map(|(need, held)| (need.0, held.bytes())).collect();
+        assert_eq!(needs, [(8, 1), (9, 1 + text.len())]);
         pubsub.forget_held();
-        assert!(pubsub.hold(Offset(9), &message(b"c")));
+        assert!(pubsub.hold_message(Offset(9), &message(b"c")));
     }
 }

@@ -339,6 +339,7 @@ impl Keeper {
         }
         let queue = &transaction.queue;
         let slow_before = std::mem::take(&mut self.calls.slow);
+        session.executing_transaction = true;
         Reply::new(out, protocol).array(queue.len());
         let (mut from, mut closes) = (0, false);
         while from < queue.len() {
@@ -353,6 +354,8 @@ impl Keeper {
             from += group;
         }
         self.calls.slow = slow_before;
+        session.executing_transaction = false;
+        session.end_caching();
         self.count_exec(now, session, spec, args, began);
         self.stats.commands += queue.len() as u64;
         if !self.scratch.is_empty() {
@@ -440,7 +443,7 @@ impl Keeper {
             }
             Exec::Container => unreachable!("a container has no row that resolves"),
         };
-        self.count_executed(now, session, spec, args, quick);
+        self.count_executed(now, conn, session, spec, args, quick);
         closes
     }
 }

@@ -9,7 +9,8 @@
 //! key come from outside; expired keys are data like others here: who may not see them is decided above, and only the leader
 //! removes them, by a logged mutation.
 //!
-//! Whether a watched key changed is noted there, too (`watch`). When a key was used (`access`) is this node's own: it is no part of what mutations
+//! Whether a watched key changed is noted there, too (`watch`), and what happened to keys, if somebody wants to tell of it
+//! (`noted`). When a key was used (`access`) is this node's own: it is no part of what mutations
 //! make, and two equal stores may differ in it. `eviction` finds the key that is to go next.
 //!
 //! Not here: commands, limits on memory. `unsafe` is confined to `entry.rs`.
@@ -23,6 +24,7 @@ mod eviction;
 mod expiry;
 mod keyspace;
 mod mutation;
+mod noted;
 mod scan;
 mod size_class;
 mod snapshot;
@@ -33,6 +35,7 @@ pub use access::Tracking;
 pub use entry::{Entry, INLINE_BYTES_MAX, Value};
 pub use eviction::{Eviction, Victim};
 pub use mutation::{Event, Mutation, MutationError, ValueRef, mutations};
+pub use noted::Noted;
 pub use snapshot::Chunk;
 pub use watch::Watch;
 
@@ -43,6 +46,7 @@ use entry::{EntryBox, Splice};
 use eviction::Pool;
 use expiry::Rover;
 use keyspace::Keyspace;
+use noted::Notes;
 use watch::Watched;
 
 /// SipHash-1-3 of a key under the dataset's secret. Numeric order is the order of segments, hence of SCAN and of snapshots.
@@ -59,6 +63,9 @@ pub struct Store {
     access: Access,
     /// Candidates for eviction.
     pool: Pool,
+    notes: Notes,
+    /// Whether keys are watched or notes wanted: the one thing that a mutation asks.
+    attentive: bool,
 }
 
 impl Store {
@@ -73,6 +80,8 @@ impl Store {
             watched: Watched::default(),
             access: Access::new(u64::from_le_bytes(seed)),
             pool: Pool::default(),
+            notes: Notes::default(),
+            attentive: false,
         }
     }
 
@@ -170,8 +179,8 @@ impl Store {
             m.key().is_none_or(|key| self.hash(key) == h),
             "a mutation applied under the hash of another key"
         );
-        if !self.watched.is_empty() {
-            self.watched.note(h, m);
+        if self.attentive {
+            self.attend(h, m);
         }
         match m {
             Mutation::Put { key, value, expiry, event: _ } => match self.space.find(h, key) {
@@ -219,17 +228,60 @@ impl Store {
     pub fn watch(&mut self, h: KeyHash, key: &[u8], clock: Wall) -> Watch {
         let table = self.space.table(h);
         let entry = table.find(h, key).map(|place| table.get(place).as_entry());
+        self.attentive = true;
         self.watched.add(h, entry, clock)
     }
 
     /// Takes one [`Store::watch`] of a key back.
     pub fn unwatch(&mut self, h: KeyHash) {
         self.watched.remove(h);
+        self.settle_attention();
     }
 
     /// Takes all of them back: for every watcher its keys have changed.
     pub fn forget_watches(&mut self) {
         self.watched = Watched::default();
+        self.settle_attention();
+    }
+
+    #[cold]
+    fn attend(&mut self, h: KeyHash, m: &Mutation<'_>) {
+        if !self.watched.is_empty() {
+            self.watched.note(h, m);
+        }
+        if self.notes.wanted {
+            let exists = m.key().is_some_and(|key| self.space.find(h, key).is_some());
+            self.notes.note(m, exists);
+        }
+    }
+
+    fn settle_attention(&mut self) {
+        self.attentive = self.notes.wanted || !self.watched.is_empty();
+    }
+
+    /// Says whether what happens to keys is to be noted from here on.
+    pub fn want_notes(&mut self, wanted: bool) {
+        self.notes.wanted = wanted;
+        self.settle_attention();
+    }
+
+    /// A key was read that is not there.
+    pub fn note_miss(&mut self, key: &[u8]) {
+        if self.notes.wanted {
+            self.notes.list.push(Noted::Missed(key.into()));
+        }
+    }
+
+    /// Whether something was noted that nobody has taken.
+    #[inline]
+    #[must_use]
+    pub fn has_notes(&self) -> bool {
+        !self.notes.list.is_empty()
+    }
+
+    /// What was noted since the last call.
+    pub fn take_notes(&mut self) -> Vec<Noted> {
+        std::mem::take(&mut self.notes.list)
     }
 
     /// Whether a key is not any more, at the time `clock`, what its watcher saw.

@@ -120,6 +120,8 @@ events! {
     SetBit = 14,
     /// RESTORE.
     Restore = 15,
+    /// SET and its kin, with an expiry that the command gave.
+    SetWithExpiry = 16,
 }
 
 /// Why bytes are no mutation. The peer that sent them is broken or hostile: close the link.

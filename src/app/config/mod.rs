@@ -23,7 +23,7 @@ use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
 use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
-use crate::keeper::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, Settings};
+use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, MAX_MEMORY_MAX, Settings};
 use crate::store::Eviction;
 use layers::{Key, Reader};
 
@@ -92,6 +92,8 @@ const KEYS: &[Key] = &[
     open("slowlog.slower_than_us"),
     open("slowlog.max_len"),
     open("latency.threshold_ms"),
+    open("notify.keyspace_events"),
+    open("tracking.max_keys"),
     secret("auth.password"),
     open("auth.password_file"),
     open("log.level"),
@@ -278,6 +280,10 @@ pub struct Config {
     pub memory: Memory,
     /// Which commands SLOWLOG and LATENCY tell of.
     pub slow: Slow,
+    /// Which keyspace notifications are told.
+    pub key_events: KeyEvents,
+    /// Keys of the table of client-side caching; 0: no limit.
+    pub tracking_keys_max: u64,
     /// Password that clients must present; none: everyone may.
     pub password: Option<Secret>,
     /// What is logged, and how.
@@ -565,6 +571,8 @@ impl Config {
             "slowlog.slower_than_us" => self.slow.slower_than_us.into(),
             "slowlog.max_len" => self.slow.slowlog_max_len.into(),
             "latency.threshold_ms" => self.slow.latency_threshold_ms.into(),
+            "notify.keyspace_events" => self.key_events.to_string().into(),
+            "tracking.max_keys" => self.tracking_keys_max.into(),
             "auth.password" => return hidden(&self.password),
             "log.level" => self.log.level.as_str().into(),
             "log.format" => self.log.format.as_str().into(),
@@ -695,6 +703,13 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             slowlog_max_len: reader.number("slowlog.max_len", 0..=SLOWLOG_LEN_MAX as u64, 128) as usize,
             latency_threshold_ms: reader.number("latency.threshold_ms", 0..=1 << 40, 0),
         },
+        key_events: reader.read(
+            "notify.keyspace_events",
+            "letters of Ag$lshzxeKEtmdn, in quotes",
+            KeyEvents::default(),
+            |given| KeyEvents::parse(given.text()?),
+        ),
+        tracking_keys_max: reader.number("tracking.max_keys", 0..=1 << 40, Settings::default().tracking_keys_max),
         password: secret_of(reader, "auth.password", "auth.password_file"),
         log: Log {
             level: reader.choice("log.level", LogLevel::WORDS, LogLevel::Info),

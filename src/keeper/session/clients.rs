@@ -1,7 +1,7 @@
 //! Commands about all connections: CLIENT LIST, INFO, KILL, UNBLOCK, PAUSE, UNPAUSE.
 //!
 //! A pause is this node's alone and ends with its time; the leadership may go elsewhere meanwhile. While writes are paused nothing
-//! expires: an expired key is hidden, as at a replica. Not here: TRACKING; links to other nodes, which are no clients here.
+//! expires: an expired key is hidden, as at a replica. Not here: links to other nodes, which are no clients here.
 
 use std::fmt::Write;
 
@@ -9,6 +9,7 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::ConnId;
 use crate::command::{CommandError, integer};
 use crate::keeper::pubsub::Kind;
+use crate::keeper::tracking::Tracking;
 use crate::keeper::{Effect, Effects, Keeper};
 use crate::resp::{Args, Protocol, Reply};
 
@@ -247,11 +248,16 @@ impl Keeper {
 
     /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
     fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
+        let tracking = s.tracking.as_deref();
+        let [tracks, broken, broadcast] = Tracking::marks(tracking);
         let marks = [
             ('O', s.monitors),
             ('P', s.subscriptions.is_some()),
             ('x', s.transaction.is_some()),
             ('b', self.waiting.contains_key(&conn)),
+            tracks,
+            broken,
+            broadcast,
             ('d', self.watched_keys_changed(s)),
             ('r', s.readonly),
             ('e', s.no_evict),
@@ -268,7 +274,7 @@ impl Keeper {
             text,
             "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} multi={queued} \
              watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
-             redir=-1 resp={protocol} lib-name={} lib-ver={}",
+             redir={} resp={protocol} lib-name={} lib-ver={}",
             s.id,
             s.addr,
             s.local_addr,
@@ -278,6 +284,7 @@ impl Keeper {
             s.listens(Kind::Shard),
             s.watches.len(),
             s.last_command,
+            Tracking::redirect(tracking),
             s.library.0,
             s.library.1
         )

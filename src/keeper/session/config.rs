@@ -104,6 +104,7 @@ impl Keeper {
     /// Passes on what others keep of the settings.
     fn settings_changed(&mut self, now: Now) {
         self.look_for_slow();
+        self.settle_notes();
         self.store.track(self.config.settings.tracking());
         // With less memory, something may have to go at once.
         self.upkeep_at = now.boot;

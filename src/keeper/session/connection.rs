@@ -84,24 +84,6 @@ pub(super) fn id(session: &Session, reply: &mut Reply<'_>) -> Answer {
     Ok(Flow::Done)
 }
 
-/// CLIENT GETREDIR: nobody is told what became invalid.
-pub(super) fn get_redir(reply: &mut Reply<'_>) -> Answer {
-    reply.integer(-1);
-    Ok(Flow::Done)
-}
-
-pub(super) fn tracking_info(reply: &mut Reply<'_>) -> Answer {
-    reply.map(3);
-    reply.bulk(b"flags");
-    reply.set(1);
-    reply.bulk(b"off");
-    reply.bulk(b"redirect");
-    reply.integer(-1);
-    reply.bulk(b"prefixes");
-    reply.array(0);
-    Ok(Flow::Done)
-}
-
 /// CLIENT REPLY; only ON is answered.
 pub(super) fn reply_mode(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     let mode = args.get(2);
@@ -256,6 +238,7 @@ impl Keeper {
         self.end_transaction(session);
         self.unsubscribe_all(conn, session);
         self.stop_monitoring(conn, session);
+        self.stop_tracking(conn, session);
         session.inbox = None;
         session.protocol = Protocol::Resp2;
         session.trusted = self.config.password.is_none();

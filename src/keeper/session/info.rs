@@ -111,7 +111,7 @@ impl Keeper {
         fields.put("cluster_connections", self.links.len());
         fields.put("maxclients", CLIENTS_MAX);
         fields.put("blocked_clients", blocked);
-        fields.put("tracking_clients", 0);
+        fields.put("tracking_clients", self.tracking.clients());
         fields.put("waiting_clients", self.waiting.len() - blocked);
     }
 
@@ -141,6 +141,10 @@ impl Keeper {
         fields.put("pubsub_channels", self.pubsub.names(Kind::Channel));
         fields.put("pubsub_patterns", self.pubsub.names(Kind::Pattern));
         fields.put("pubsubshard_channels", self.pubsub.names(Kind::Shard));
+        let (keys, items, prefixes) = self.tracking.sizes();
+        fields.put("tracking_total_keys", keys);
+        fields.put("tracking_total_items", items);
+        fields.put("tracking_total_prefixes", prefixes);
         fields.put("client_output_buffer_limit_disconnections", self.stats.subscribers_closed);
         fields.put("total_error_replies", self.stats.errors + self.stats.redirects);
         fields.put("total_redirects", self.stats.redirects);

@@ -5,7 +5,7 @@
 //! status), `memory`, `position`, `sentinel` and `wait`;
 //! MULTI and its kin are in `keeper/transaction`, SUBSCRIBE and its kin in `keeper/pubsub`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Not here: CLIENT TRACKING. Sizes of a connection's buffers are the
+//! Sizes of a connection's buffers are the
 //! shell's, so CLIENT LIST shows them as 0.
 
 mod admin;
@@ -26,6 +26,8 @@ mod wait;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, ConnId, Offset, Position};
 use crate::base::limits::CLIENTS_MAX;
@@ -35,6 +37,7 @@ use crate::resp::{Args, Output, Protocol, Reply};
 use clients::Unblock;
 
 use super::pubsub::{Inbox, Kind, Subscriptions};
+use super::tracking::{self, Tracking};
 use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
@@ -102,8 +105,16 @@ pub(super) struct Session {
     pub slice: SliceState,
     /// What it took so far.
     pub spent_ns: u64,
+    /// It did not run under one hold of the lock.
+    pub sliced: bool,
+    /// CLIENT TRACKING.
+    pub tracking: Option<Box<Tracking>>,
+    /// Keys that it reads by what is passed on for it, if it tracks.
+    pub reads_elsewhere: Vec<Bytes>,
     /// What was queued since MULTI.
     pub transaction: Option<Box<Transaction>>,
+    /// EXEC is being executed.
+    pub executing_transaction: bool,
     /// WATCH.
     pub watches: Watches,
     /// CLIENT REPLY.
@@ -189,7 +200,7 @@ pub(super) struct Sessions {
     /// Boxed: nodes of the map are half empty, and a batch moves a pointer out and in.
     map: BTreeMap<ConnId, Box<Session>>,
     /// The one that is being executed: out of the map, still counted.
-    out: usize,
+    executing: Option<ConnId>,
     /// Connections ever accepted.
     pub accepted: u64,
 }
@@ -198,13 +209,13 @@ impl Sessions {
     /// Takes a session out while its commands are executed.
     pub fn take(&mut self, conn: ConnId) -> Option<Box<Session>> {
         let session = self.map.remove(&conn)?;
-        self.out += 1;
+        self.executing = Some(conn);
         Some(session)
     }
 
     /// Puts it back.
     pub fn put_back(&mut self, conn: ConnId, session: Box<Session>) {
-        self.out -= 1;
+        self.executing = None;
         self.map.insert(conn, session);
     }
 
@@ -215,7 +226,17 @@ impl Sessions {
 
     /// Connected clients.
     pub fn len(&self) -> usize {
-        self.map.len() + self.out
+        self.map.len() + usize::from(self.executing.is_some())
+    }
+
+    /// The one that is being executed.
+    pub fn executing(&self) -> Option<ConnId> {
+        self.executing
+    }
+
+    /// One that is not being executed.
+    pub fn get(&self, conn: ConnId) -> Option<&Session> {
+        self.map.get(&conn).map(|session| &**session)
     }
 
     /// All but the one that is being executed.
@@ -271,7 +292,11 @@ impl Keeper {
             rewrite: None,
             slice: SliceState::default(),
             spent_ns: 0,
+            sliced: false,
+            tracking: None,
+            reads_elsewhere: Vec::new(),
             transaction: None,
+            executing_transaction: false,
             watches: Watches::default(),
             replies: Replies::All,
             unblocked: None,
@@ -290,6 +315,7 @@ impl Keeper {
             self.end_transaction(&mut session);
             self.unsubscribe_all(conn, &mut session);
             self.stop_monitoring(conn, &mut session);
+            self.stop_tracking(conn, &mut session);
             self.forget_rewrite(&mut session);
         }
         self.waiting.remove(&conn);
@@ -335,11 +361,13 @@ impl Keeper {
             | SessionCommand::AdminLowerPeak
             | SessionCommand::AdminReset
             | SessionCommand::AdminSetConfig => self.operate(now, session, command, args, &mut reply),
-            SessionCommand::ClientGetRedir => connection::get_redir(&mut reply),
+            SessionCommand::ClientGetRedir => tracking::get_redir(session, &mut reply),
+            SessionCommand::ClientCaching => tracking::caching(session, args, &mut reply),
+            SessionCommand::ClientTracking => self.client_tracking(conn, session, args, &mut reply),
             SessionCommand::ClientKill => self.client_kill(session, args, &mut reply, fx),
             SessionCommand::ClientPause => self.client_pause(now, args, &mut reply),
             SessionCommand::ClientReply => connection::reply_mode(session, args, &mut reply),
-            SessionCommand::ClientTrackingInfo => connection::tracking_info(&mut reply),
+            SessionCommand::ClientTrackingInfo => tracking::tracking_info(session, &mut reply),
             SessionCommand::ClientUnblock => self.client_unblock(args, &mut reply, fx),
             SessionCommand::ClientUnpause => self.client_unpause(&mut reply, fx),
             SessionCommand::ClientId => connection::id(session, &mut reply),

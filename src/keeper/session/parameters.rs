@@ -12,7 +12,7 @@ use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX, SLOWLOG_LEN_MAX};
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
-use crate::keeper::{Acks, Keeper, ReadMode, Settings};
+use crate::keeper::{Acks, Keeper, KeyEvents, ReadMode, Settings};
 use crate::store::Eviction;
 
 /// Why a value is refused, as CONFIG SET's error ends.
@@ -64,10 +64,10 @@ impl Parameter {
     }
 }
 
+const WRONG_LETTER: &str = "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.";
 const NO_FILES: &str = "nothing is written to files here";
 const NO_TIMEOUT: &str = "idle clients are not closed here";
 const MOVED: &str = "replicas redirect writes, and serve no data that is not theirs for certain";
-const NOT_YET: &str = "this is not in this release";
 
 use Set::{AtStart, Fixed, Now, Shared};
 
@@ -130,7 +130,24 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         }),
     )
     .key("latency.threshold_ms"),
-    Parameter::new("notify-keyspace-events", |_| String::new(), Fixed(NOT_YET)),
+    Parameter::new(
+        "notify-keyspace-events",
+        |k| k.settings().key_events.to_string(),
+        Now(|settings, value| {
+            settings.key_events = KeyEvents::parse(value).ok_or(WRONG_LETTER)?;
+            Ok(())
+        }),
+    )
+    .key("notify.keyspace_events"),
+    Parameter::new(
+        "tracking-table-max-keys",
+        |k| k.settings().tracking_keys_max.to_string(),
+        Now(|settings, value| {
+            settings.tracking_keys_max = number(value, 0..=i64::MAX)?.unsigned_abs();
+            Ok(())
+        }),
+    )
+    .key("tracking.max_keys"),
     Parameter::new(
         "slowlog-log-slower-than",
         |k| k.settings().slower_than_us.to_string(),
