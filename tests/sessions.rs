@@ -32,7 +32,7 @@ use std::path::Path;
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::role::Role;
 use datakeeper::cluster::status::Status;
-use datakeeper::keeper::{Acks, KeeperConfig, Next, WritesOnReplica};
+use datakeeper::keeper::{Acks, Forwarded, KeeperConfig, Next, Watched, WritesOnReplica};
 use support::world::{SLOWNESS, World};
 
 /// Addresses as a real cluster has them; n2 shows an IPv6 address, n3 a host name.
@@ -557,6 +557,23 @@ fn who_is_told_in_place_of_another_and_leaves_is_missed() {
     assert_eq!(world.pushed(0, conn), broken.as_bytes());
     let info = String::from_utf8(world.ask_on(0, conn, &["CLIENT", "TRACKINGINFO"])).unwrap();
     assert!(info.contains("broken_redirect"), "{info}");
+}
+
+#[test]
+fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
+    let mut world = world(3, |i, config| {
+        realistic(i, config);
+        config.writes_on_replica = WritesOnReplica::Proxy;
+    });
+    let conn = reader(&mut world, 1, "none");
+    let request = world.pipeline(1, conn, &[&["SET", "k", "v"], &["GET", "k"]]);
+    assert_eq!(request.next, Next::Forward);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), b"", "it has no reply yet");
+    let answered = Forwarded::Answered { seen: b"", written: None };
+    world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, answered);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), INVALID_K);
 }
 
 #[test]
