@@ -13,6 +13,8 @@ pub enum CommandError {
     Unknown(Box<str>),
     /// Too few or too many arguments for the command of that name.
     WrongArity(&'static str),
+    /// A command about several databases, of that name in capitals.
+    OneDatabase(&'static str),
     /// An option that the command does not know, or that excludes another.
     Syntax,
     /// The key holds a value of another type.
@@ -103,6 +105,9 @@ impl CommandError {
             CommandError::Unknown(text) | CommandError::ExpireOption(text) => text,
             CommandError::WrongArity(name) => {
                 return Cow::Owned(format!("ERR wrong number of arguments for '{name}' command"));
+            }
+            CommandError::OneDatabase(name) => {
+                return Cow::Owned(format!("ERR {name} is not allowed in cluster mode"));
             }
             CommandError::InvalidExpiry(name) => {
                 return Cow::Owned(format!("ERR invalid expire time in '{name}' command"));

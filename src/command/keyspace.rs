@@ -46,6 +46,16 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Readonly])
         .tips(&["request_policy:all_shards", "response_policy:special", "nondeterministic_output"])
         .doc(Group::Generic, "1.0.0", "Returns one of the keys by chance."),
+    CommandSpec::data("swapdb", 3, one_database).args("index1 index2").flags(&[Fast]).doc(
+        Group::Server,
+        "4.0.0",
+        "Is refused: there is one database.",
+    ),
+    CommandSpec::data("move", 3, one_database).args("key db").flags(&[Fast]).doc(
+        Group::Generic,
+        "1.0.0",
+        "Is refused: there is one database.",
+    ),
     CommandSpec::data("flushall", -1, flush)
         .args("[ASYNC | SYNC]")
         .flags(&[Write])
@@ -301,6 +311,11 @@ fn randomkey(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> 
 fn dbsize(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {
     ctx.reply.integer(ctx.store.len() as i64);
     Ok(Done::Done)
+}
+
+/// What needs a second database, in the words of a Redis cluster, which has one as well.
+fn one_database(_: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
+    Err(CommandError::OneDatabase(if args.get(0).eq_ignore_ascii_case(b"move") { "MOVE" } else { "SWAPDB" }))
 }
 
 /// Both ways of flushing are one here: the tables are detached at once and freed in slices.
