@@ -7,10 +7,10 @@
 //! is made up for by the next tick. One hold of the lock spends a bounded amount of work; what needs more goes on in the next.
 
 use crate::base::clock::Now;
+use crate::cluster::role::Role;
 use crate::store::{Event as KeyEvent, Eviction, Victim};
 
 use super::{Effects, Keeper};
-use crate::cluster::role::Role;
 
 /// What one hold of the lock may spend on eviction, in entries looked at: 2 ms at most.
 pub(super) const EVICTION_WORK: usize = 10_000;

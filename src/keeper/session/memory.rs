@@ -4,6 +4,7 @@
 
 use crate::keeper::Keeper;
 use crate::resp::Reply;
+use crate::store::Eviction;
 
 use super::{Answer, Flow};
 
@@ -35,7 +36,9 @@ impl Keeper {
     pub(super) fn memory_doctor(&self, reply: &mut Reply<'_>) -> Answer {
         let (data, backlog, limit) = (self.store.used_memory(), self.log.bytes(), self.settings().max_memory as usize);
         let mut findings = Vec::new();
-        if limit > 0 && data / FULL_PERCENT >= limit / 100 {
+        // Where keys are evicted, the limit is where the data is meant to be.
+        let refuses = self.settings().eviction == Eviction::NoEviction;
+        if refuses && limit > 0 && data / FULL_PERCENT >= limit / 100 {
             findings.push(format!("The data takes {data} of at most {limit} bytes (memory.max_bytes)."));
         }
         if self.log.bytes_after(self.acked) > backlog / 2 + (1 << 20) {

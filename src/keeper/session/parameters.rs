@@ -8,7 +8,9 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use crate::base::limits::{BULK_BYTES_MAX, CLIENTS_MAX, SLOWLOG_LEN_MAX};
+use crate::base::limits::{
+    BULK_BYTES_MAX, CLIENTS_MAX, PUSHED_BYTES_MAX, PUSHED_BYTES_SLOW, PUSHED_SLOW_MS, SLOWLOG_LEN_MAX,
+};
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
@@ -171,6 +173,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("slave-read-only", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("slave-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("cluster-require-full-coverage", |_| "yes".into(), Fixed("one group has all slots")),
+    Parameter::new("client-output-buffer-limit", |_| buffer_limits(), AtStart),
     Parameter::new("cluster-enabled", |_| "yes".into(), AtStart),
     Parameter::new("databases", |_| "1".into(), AtStart),
     Parameter::new("maxclients", |_| CLIENTS_MAX.to_string(), AtStart),
@@ -238,6 +241,12 @@ pub(super) fn word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, Wrong
 
 fn out_of(first: impl std::fmt::Display, last: impl std::fmt::Display) -> Wrong {
     format!("argument must be between {first} and {last} inclusive").into()
+}
+
+/// As Redis spells them: at once, or after so many seconds. Replies are bounded by what their commands return, and a replica that does not
+/// keep up leaves the in-sync set.
+fn buffer_limits() -> String {
+    format!("normal 0 0 0 slave 0 0 0 pubsub {PUSHED_BYTES_MAX} {PUSHED_BYTES_SLOW} {}", PUSHED_SLOW_MS / 1_000)
 }
 
 /// As the configuration spells it.
