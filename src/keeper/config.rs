@@ -102,6 +102,8 @@ pub struct KeeperConfig {
     pub repl_addr: String,
     /// Order among nodes when nothing else decides.
     pub rank: u32,
+    /// Number of the process, for INFO.
+    pub process_id: u32,
     /// Start of the process.
     pub started: Wall,
     /// Settings to bring to a new cluster, and to use until `/config` was read.
@@ -150,6 +152,7 @@ impl KeeperConfig {
             client_addr: "127.0.0.1:6379".to_string(),
             repl_addr: "127.0.0.1:16379".to_string(),
             rank: 0,
+            process_id: 0,
             started: Wall(0),
             shared: ClusterConfig::default(),
             acks: Acks::InSync,

@@ -48,7 +48,7 @@ pub enum Coordination {
 
 /// What a node is started with.
 pub struct Options {
-    /// The Keeper's settings. Overwritten here: `hash_key` (drawn from the operating system), `started`, and the two
+    /// The Keeper's settings. Overwritten here: `hash_key` (drawn from the operating system), `started`, `process_id`, and the two
     /// addresses unless they are advertised.
     pub keeper: KeeperConfig,
     /// Coordination service.
@@ -182,6 +182,7 @@ impl Server {
         keeper.client_addr = advertise.unwrap_or_else(|| client_addr.to_string());
         keeper.repl_addr = repl_advertise.unwrap_or_else(|| repl_addr.to_string());
         keeper.started = now.wall;
+        keeper.process_id = std::process::id();
         keeper.stopwatch = clock::boot;
         keeper.parameters.push(("bind".to_owned(), client_addr.ip().to_string()));
         keeper.parameters.push(("port".to_owned(), client_addr.port().to_string()));

@@ -97,6 +97,7 @@ impl Keeper {
         fields.put("redis_git_dirty", 0);
         fields.put("redis_mode", "cluster");
         fields.put("arch_bits", usize::BITS);
+        fields.put("process_id", self.config.process_id);
         fields.put("run_id", self.run_id());
         fields.put("tcp_port", super::host_and_port(&self.config.client_addr).1);
         fields.put("server_time_usec", now.wall.0 * 1_000);

@@ -1,0 +1,348 @@
+//! DataKeeper side by side with Redis and Valkey: CPU per operation, throughput, latencies, memory, replication, in one alternated run.
+//!
+//! `scripts/compare-peers` builds and starts it. All servers run at once, pinned to one core, the load on another; in each round every server gets the
+//! same load in turn, in an order that rotates, and each figure is compared with that of the same round. What is said is the median of these
+//! ratios, with the least and the greatest. A round in which other processes took more than 5 % of the machine is marked, and left out where enough remain.
+//!
+//! CPU is the time on the processor of all threads of a server (`schedstat`), so it means the same on a busy machine; throughput and latency mean
+//! something only while the server used its core to the full, which the column `busy` shows.
+//!
+//! Not here: failover (`scripts/faults`), full resync under load (`cargo test --profile load --test resync -- --nocapture`).
+
+mod load;
+mod report;
+mod server;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use load::{Kind, Load, Outcome, Work};
+use report::{Report, Row};
+use server::{Program, Server, machine_ticks};
+
+/// Connections of every load.
+const CONNECTIONS: usize = 50;
+const DEPTHS: [usize; 3] = [1, 16, 64];
+/// Busy share of other processes from which a round is marked.
+const OTHERS_MAX: f64 = 0.05;
+
+#[derive(Parser)]
+#[command(about = "Compares DataKeeper with Redis and Valkey in one alternated run")]
+struct Options {
+    /// DataKeeper's binary.
+    #[arg(long)]
+    datakeeper: PathBuf,
+    /// A peer, as in redis=/usr/bin/redis-server; may be repeated.
+    #[arg(long = "peer", value_name = "NAME=PATH")]
+    peers: Vec<String>,
+    /// Rounds of each load.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Keys that loads draw from.
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Keys up to which the table grows while stalls are looked for.
+    #[arg(long, default_value_t = 16_000_000)]
+    grow_to: u64,
+    /// Core of the servers.
+    #[arg(long, default_value = "0")]
+    core: String,
+    /// Parts to run: commands, sizes, open, memory, connections, growth, replicated. All by default.
+    #[arg(long = "part", value_name = "PART")]
+    parts: Vec<String>,
+    /// Folder for results.json and the plots.
+    #[arg(long, default_value = "target/compare-peers")]
+    out: PathBuf,
+}
+
+/// One measurement.
+struct Sample {
+    operations: f64,
+    seconds: f64,
+    cpu_ns: f64,
+    outcome: Outcome,
+    others: f64,
+}
+
+impl Sample {
+    fn cpu_per_op(&self) -> f64 {
+        self.cpu_ns / self.operations
+    }
+}
+
+/// Runs a load and looks at what it cost.
+fn measure(server: &Server, run: impl FnOnce() -> std::io::Result<Outcome>) -> Sample {
+    let (busy, own) = (machine_ticks(), own_cpu_ns());
+    let (cpu, begin) = (server.cpu_ns(), Instant::now());
+    let outcome = run().unwrap_or_else(|error| panic!("{}: {error}", server.name));
+    let (cpu_ns, wall) = (server.cpu_ns() - cpu, begin.elapsed());
+    let now = machine_ticks();
+    let ticks = (now.0 - busy.0 + now.1 - busy.1) as f64 * 1e7;
+    let others = (ticks - (cpu_ns + own_cpu_ns() - own) as f64) / wall.as_nanos() as f64;
+    Sample {
+        operations: outcome.operations as f64,
+        seconds: outcome.elapsed.as_secs_f64(),
+        cpu_ns: cpu_ns as f64,
+        outcome,
+        others: others.max(0.0),
+    }
+}
+
+/// CPU time of this process, ns.
+fn own_cpu_ns() -> u64 {
+    let stat = fs::read_to_string("/proc/self/schedstat").expect("Linux");
+    stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds first")
+}
+
+struct Bench {
+    options: Options,
+    programs: Vec<Program>,
+    report: Report,
+}
+
+impl Bench {
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.options.seconds)
+    }
+
+    fn start_all(&self) -> Vec<Server> {
+        self.programs.iter().map(|program| Server::start(program, &self.options.core)).collect()
+    }
+
+    /// Alternated rounds of one load over all servers; the rows of the table.
+    fn rounds(&mut self, part: &str, label: &str, servers: &[Server], loads: &mut [Load], works: &[Work]) {
+        let time = self.time();
+        let mut samples: Vec<Vec<Sample>> = servers.iter().map(|_| Vec::new()).collect();
+        for round in 0..self.options.rounds {
+            for turn in 0..servers.len() {
+                let i = (round + turn) % servers.len();
+                samples[i].push(measure(&servers[i], || loads[i].closed(works[i], time)));
+            }
+        }
+        let calm: Vec<usize> =
+            (0..self.options.rounds).filter(|round| samples.iter().all(|s| s[*round].others < OTHERS_MAX)).collect();
+        let rounds = if calm.len() >= 3 { calm.clone() } else { (0..self.options.rounds).collect() };
+        let column = |i: usize, figure: &dyn Fn(&Sample) -> f64| -> Vec<f64> {
+            rounds.iter().map(|round| figure(&samples[i][*round])).collect()
+        };
+        for (i, server) in servers.iter().enumerate() {
+            let row = Row {
+                part: part.to_string(),
+                label: label.to_string(),
+                server: server.name.clone(),
+                calm: calm.len(),
+                cpu_ns: column(i, &Sample::cpu_per_op),
+                per_second: column(i, &|s| s.operations / s.seconds),
+                busy: column(i, &|s| s.cpu_ns / 1e9 / s.seconds),
+                p50_us: column(i, &|s| s.outcome.latencies.at(0.5) as f64 / 1e3),
+                p99_us: column(i, &|s| s.outcome.latencies.at(0.99) as f64 / 1e3),
+                p999_us: column(i, &|s| s.outcome.latencies.at(0.999) as f64 / 1e3),
+            };
+            self.report.add(row);
+        }
+        self.report.print_last(servers.len());
+    }
+
+    fn loads(servers: &[Server]) -> Vec<Load> {
+        servers.iter().map(|server| Load::connect(server.addr, CONNECTIONS).expect("connections")).collect()
+    }
+
+    fn fill(loads: &mut [Load], keys: u64, value_bytes: usize) {
+        for load in loads {
+            let work = Work { kind: Kind::Set, depth: 64, keys, value_bytes };
+            load.fill(work, 0, keys).expect("the server takes writes");
+        }
+    }
+
+    fn commands(&mut self) {
+        let servers = self.start_all();
+        let mut loads = Bench::loads(&servers);
+        let keys = self.options.keys;
+        Bench::fill(&mut loads, keys, 100);
+        for depth in DEPTHS {
+            for kind in [Kind::Set, Kind::Get, Kind::Mix, Kind::Mget, Kind::Incr] {
+                let work = Work { kind, depth, keys, value_bytes: 100 };
+                let label = format!("{}, P={depth}", kind.name());
+                self.rounds("commands", &label, &servers, &mut loads, &vec![work; servers.len()]);
+            }
+        }
+    }
+
+    fn sizes(&mut self) {
+        for (value_bytes, keys) in [(32, 1_000_000), (1024, 300_000), (16_384, 30_000)] {
+            let servers = self.start_all();
+            let mut loads = Bench::loads(&servers);
+            let keys = keys.min(self.options.keys);
+            Bench::fill(&mut loads, keys, value_bytes);
+            for (kind, depth) in [(Kind::Set, 1), (Kind::Get, 1), (Kind::Set, 16), (Kind::Get, 16)] {
+                let work = Work { kind, depth, keys, value_bytes };
+                let label = format!("{} of {value_bytes} B, P={depth}", kind.name());
+                self.rounds("sizes", &label, &servers, &mut loads, &vec![work; servers.len()]);
+            }
+        }
+    }
+
+    /// Latencies at the same fixed rate for all: 60 % of what the slowest can do in a closed loop.
+    fn open(&mut self) {
+        let servers = self.start_all();
+        let mut loads = Bench::loads(&servers);
+        let keys = self.options.keys;
+        Bench::fill(&mut loads, keys, 100);
+        let work = Work { kind: Kind::Mix, depth: 1, keys, value_bytes: 100 };
+        let most = loads.iter_mut().map(|load| {
+            let outcome = load.closed(work, self.time()).expect("an answer");
+            outcome.operations as f64 / outcome.elapsed.as_secs_f64()
+        });
+        let rate = 0.6 * most.fold(f64::MAX, f64::min);
+        let mut lines = Vec::new();
+        for (server, load) in servers.iter().zip(&mut loads) {
+            let mut figures: Vec<[f64; 3]> = Vec::new();
+            for _ in 0..self.options.rounds {
+                let latencies = load.open(work, rate, self.time()).expect("an answer").latencies;
+                figures.push([0.5, 0.99, 0.999].map(|share| latencies.at(share) as f64 / 1e3));
+            }
+            let median = |i: usize| report::median(&figures.iter().map(|f| f[i]).collect::<Vec<_>>());
+            lines.push((server.name.clone(), vec![median(0), median(1), median(2)]));
+        }
+        let title = format!("Open loop, 1:9, {rate:.0} requests/s: latency from when a request was due, µs");
+        self.report.table("open", &title, &["p50", "p99", "p99.9"], lines);
+    }
+
+    /// Bytes per key at several sizes of the table, because tables grow in steps.
+    fn memory(&mut self) {
+        for value_bytes in [32, 100] {
+            let mut lines = Vec::new();
+            for program in &self.programs {
+                let server = Server::start(program, &self.options.core);
+                let used =
+                    || server.info("used_memory").and_then(|bytes| bytes.parse::<f64>().ok()).unwrap_or(f64::NAN);
+                let (used_before, resident_before) = (used(), server.resident() as f64);
+                let mut load = Load::connect(server.addr, CONNECTIONS).expect("connections");
+                let (mut per_key, mut resident) = (Vec::new(), Vec::new());
+                let mut from = 0;
+                for upto in (6..=13).map(|n| n * self.options.keys / 10) {
+                    let work = Work { kind: Kind::Set, depth: 64, keys: upto, value_bytes };
+                    load.fill(work, from, upto).expect("the server takes writes");
+                    from = upto;
+                    per_key.push((used() - used_before) / upto as f64);
+                    resident.push((server.resident() as f64 - resident_before) / upto as f64);
+                }
+                let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+                lines.push((server.name.clone(), vec![mean(&per_key), mean(&resident)]));
+            }
+            let keys = self.options.keys;
+            let title = format!("Bytes per key, 16 + {value_bytes} B, mean over 0.6 to 1.3 times {keys} keys");
+            self.report.table("memory", &title, &["used_memory", "resident"], lines);
+        }
+    }
+
+    fn connections(&mut self) {
+        const IDLE: usize = 10_000;
+        let mut lines = Vec::new();
+        for program in &self.programs {
+            let server = Server::start(program, &self.options.core);
+            let before = server.resident() as f64;
+            let load = Load::connect(server.addr, IDLE - 10).expect("10,000 open files: ulimit -n");
+            let answered = server.ask("PING").is_ok(); // it has accepted all that came before
+            assert!(answered, "{} does not answer", server.name);
+            lines.push((server.name.clone(), vec![(server.resident() as f64 - before) / IDLE as f64]));
+            drop(load);
+        }
+        self.report.table("connections", "Resident bytes per idle connection, of 10,000", &["bytes"], lines);
+    }
+
+    /// What one client waits at most while the table grows.
+    fn growth(&mut self) {
+        let upto = self.options.grow_to;
+        let mut lines = Vec::new();
+        for program in &self.programs {
+            let server = Server::start(program, &self.options.core);
+            let mut load = Load::connect(server.addr, 1).expect("a connection");
+            let work = Work { kind: Kind::Set, depth: 16, keys: upto, value_bytes: 32 };
+            let outcome = load.fill(work, 0, upto).expect("the server takes writes");
+            let ms = |ns: u64| ns as f64 / 1e6;
+            let l = &outcome.latencies;
+            lines.push((server.name.clone(), vec![ms(l.at(0.9999)), ms(l.at(0.999_99)), ms(l.max)]));
+        }
+        let title =
+            format!("Growing to {upto} keys of 16 + 32 B, one connection, 16 SETs at a time: latency of these, ms");
+        self.report.table("growth", &title, &["p99.99", "p99.999", "max"], lines);
+    }
+
+    /// A leader and two replicas on one core. Ours answers when both hold the write; a peer at once, or after WAIT.
+    fn replicated(&mut self) {
+        let core = self.options.core.clone();
+        let groups: Vec<(Server, Vec<Server>)> = self
+            .programs
+            .iter()
+            .map(|program| {
+                if program.ours {
+                    return (Server::start_three(program, &core), Vec::new());
+                }
+                let leader = Server::start(program, &core);
+                let replicas = (0..2).map(|_| Server::start_replica(program, &core, &leader)).collect();
+                (leader, replicas)
+            })
+            .collect();
+        let (servers, _replicas): (Vec<Server>, Vec<Vec<Server>>) = groups.into_iter().unzip();
+        let mut loads = Bench::loads(&servers);
+        let keys = self.options.keys;
+        Bench::fill(&mut loads, keys, 100);
+        for depth in DEPTHS {
+            for (wait, what) in [(false, "peers asynchronous"), (true, "peers with WAIT 2")] {
+                let works: Vec<Work> = self
+                    .programs
+                    .iter()
+                    .map(|program| {
+                        let kind = if wait && !program.ours { Kind::SetWait } else { Kind::Set };
+                        Work { kind, depth, keys, value_bytes: 100 }
+                    })
+                    .collect();
+                let label = format!("SET to two replicas, P={depth}, {what}");
+                self.rounds("replicated", &label, &servers, &mut loads, &works);
+            }
+        }
+    }
+}
+
+fn main() {
+    let options = Options::parse();
+    let ours = Program { name: "datakeeper".to_string(), path: options.datakeeper.clone(), ours: true };
+    let peers = options.peers.iter().map(|peer| {
+        let (name, path) = peer.split_once('=').expect("--peer NAME=PATH");
+        Program { name: name.to_string(), path: path.into(), ours: false }
+    });
+    let programs: Vec<Program> = [ours].into_iter().chain(peers).collect();
+    let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
+    let parts: [(&str, fn(&mut Bench)); 7] = [
+        ("commands", Bench::commands),
+        ("sizes", Bench::sizes),
+        ("open", Bench::open),
+        ("memory", Bench::memory),
+        ("connections", Bench::connections),
+        ("growth", Bench::growth),
+        ("replicated", Bench::replicated),
+    ];
+    if let Some(unknown) = options.parts.iter().find(|name| parts.iter().all(|(part, _)| part != name)) {
+        eprintln!("there is no part {unknown}");
+        std::process::exit(2);
+    }
+    let parts: Vec<_> = parts.into_iter().filter(|(part, _)| wanted(part)).collect();
+    let mut bench = Bench { programs, report: Report::new(), options };
+    for program in &bench.programs {
+        let version = std::process::Command::new(&program.path).arg("--version").output().expect("it can be run");
+        println!("{}: {}", program.name, String::from_utf8_lossy(&version.stdout).trim());
+    }
+    for (name, run) in parts {
+        println!("\n## {name}\n");
+        run(&mut bench);
+    }
+    fs::create_dir_all(&bench.options.out).expect("a folder for the results");
+    bench.report.write(&bench.options.out).expect("the results can be written");
+    println!("\nresults and plots: {}", bench.options.out.display());
+}

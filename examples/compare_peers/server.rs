@@ -1,0 +1,162 @@
+//! Servers under test: started on free ports of loopback, on one core, and asked by their pid what they took.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What is started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    pub path: PathBuf,
+    /// Whether it is DataKeeper.
+    pub ours: bool,
+}
+
+/// One that runs. It ends with this value.
+pub struct Server {
+    pub name: String,
+    pub addr: SocketAddr,
+    child: Child,
+    /// Only threads whose name begins so count; empty for all.
+    threads: String,
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// A command that runs on one core.
+fn on_core(core: &str, path: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", core]).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+impl Server {
+    /// A single node, without anything durable.
+    pub fn start(program: &Program, core: &str) -> Server {
+        let port = free_port();
+        let mut command = on_core(core, &program.path);
+        if program.ours {
+            command.arg("server").args(["--listen", &format!("127.0.0.1:{port}"), "--node-name", "bench"]);
+            for setting in
+                ["coordination=embedded", "threads=1", "replication.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"]
+            {
+                command.args(["--set", setting]);
+            }
+        } else {
+            peer_arguments(&mut command, port);
+        }
+        Server::run(&program.name, command, port, "")
+    }
+
+    /// Three nodes of ours in one process; the first leads. Its threads alone count.
+    pub fn start_three(program: &Program, core: &str) -> Server {
+        let ports = [free_port(), free_port(), free_port()];
+        // `local` takes ports in a row: look for a place where three are free.
+        let first = (20_000..60_000)
+            .step_by(7)
+            .find(|port| (*port..port + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()));
+        let port = first.unwrap_or(ports[0]);
+        let mut command = on_core(core, &program.path);
+        command.args(["local", "--nodes", "3", "--port", &port.to_string(), "--admin-port", "0"]);
+        let server = Server::run(&program.name, command, port, "n1/");
+        until("three nodes are in sync", || server.info("in_sync_size").as_deref() == Some("3"));
+        server
+    }
+
+    /// A peer as a replica of another.
+    pub fn start_replica(program: &Program, core: &str, of: &Server) -> Server {
+        let port = free_port();
+        let mut command = on_core(core, &program.path);
+        peer_arguments(&mut command, port);
+        command.args(["--replicaof", "127.0.0.1", &of.addr.port().to_string()]);
+        let server = Server::run(&program.name, command, port, "");
+        until("the replica is in sync", || server.info("master_link_status").as_deref() == Some("up"));
+        server
+    }
+
+    fn run(name: &str, mut command: Command, port: u16, threads: &str) -> Server {
+        let child = command.spawn().expect("taskset and the server can be started");
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let server = Server { name: name.to_string(), addr, child, threads: threads.to_string() };
+        until("the server answers", || server.ask("PING").is_ok_and(|reply| reply.starts_with("+PONG")));
+        // Whoever answers has to be the one that was started.
+        assert_eq!(server.info("process_id"), Some(server.child.id().to_string()), "another server on port {port}");
+        until("it takes writes", || server.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
+        server
+    }
+
+    /// One inline request, and the first line of its reply; of a bulk all of it.
+    pub fn ask(&self, request: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(self.addr)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.write_all(format!("{request}\r\n").as_bytes())?;
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(len) = line.strip_prefix('$').and_then(|len| len.trim_end().parse::<usize>().ok()) {
+            let mut text = vec![0; len];
+            io::Read::read_exact(&mut reader, &mut text)?;
+            line = String::from_utf8_lossy(&text).into_owned();
+        }
+        Ok(line)
+    }
+
+    /// A field of INFO.
+    pub fn info(&self, field: &str) -> Option<String> {
+        let text = self.ask("INFO all").ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_string()))
+    }
+
+    /// CPU time of its threads so far, ns.
+    pub fn cpu_ns(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the server lives");
+        let named =
+            |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with(&self.threads));
+        let paths = tasks.filter_map(Result::ok).map(|task| task.path()).filter(|path| named(path));
+        paths
+            .filter_map(|path| fs::read_to_string(path.join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// Resident bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the server lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn peer_arguments(command: &mut Command, port: u16) {
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--daemonize", "no", "--maxclients", "11000", "--protected-mode", "no"]);
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Busy time of all cores and time stolen by the hypervisor so far, in ticks of 10 ms.
+pub fn machine_ticks() -> (u64, u64) {
+    let stat = fs::read_to_string("/proc/stat").expect("Linux");
+    let line = stat.lines().next().expect("the sum comes first");
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+    (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6], ticks[7])
+}
