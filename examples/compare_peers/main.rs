@@ -99,6 +99,9 @@ fn own_cpu_ns() -> u64 {
     stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds first")
 }
 
+/// The name of a part, and what runs it.
+type Part = (&'static str, fn(&mut Bench));
+
 struct Bench {
     options: Options,
     programs: Vec<Program>,
@@ -319,7 +322,7 @@ fn main() {
     });
     let programs: Vec<Program> = [ours].into_iter().chain(peers).collect();
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
-    let parts: [(&str, fn(&mut Bench)); 7] = [
+    let parts: [Part; 7] = [
         ("commands", Bench::commands),
         ("sizes", Bench::sizes),
         ("open", Bench::open),
