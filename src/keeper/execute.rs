@@ -60,6 +60,9 @@ pub enum Next {
     CloseAfter,
 }
 
+/// What pass 1 found out about a command on keys: its row, and the hash of its first key.
+pub(super) type Touch = (&'static CommandSpec, KeyHash);
+
 /// What became of one command.
 pub(super) enum Outcome {
     Next,
@@ -117,15 +120,15 @@ impl Keeper {
         }
         'batch: while done < batch.len() {
             let group = (batch.len() - done).min(PREFETCH_GROUP);
-            let mut hashes = [None; PREFETCH_GROUP];
+            let mut touched = [None; PREFETCH_GROUP];
             if group > 1 {
-                self.touch_group(batch, input, done, &mut hashes[..group]);
+                self.touch_group(batch, input, done, &mut touched[..group]);
             }
-            for hash in &hashes[..group] {
+            for touched in &touched[..group] {
                 let args = batch.args(done, input);
                 self.calls.at = done;
                 let unheard = session.replies.begin().then(|| out.mark());
-                let outcome = self.command(now, conn, &mut session, &mut gates, &args, *hash, out, &mut need, fx);
+                let outcome = self.command(now, conn, &mut session, &mut gates, &args, *touched, out, &mut need, fx);
                 if let Some(mark) = unheard
                     && session.replies.end(matches!(outcome, Outcome::Next))
                 {
@@ -185,8 +188,8 @@ impl Keeper {
     }
 
     /// Pass 1: starts loading what pass 2 will look at.
-    pub(super) fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, hashes: &mut [Option<KeyHash>]) {
-        for (i, hash) in hashes.iter_mut().enumerate() {
+    pub(super) fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, touched: &mut [Option<Touch>]) {
+        for (i, touch) in touched.iter_mut().enumerate() {
             let args = batch.args(from + i, input);
             if let Ok(spec) = resolve(&args)
                 && spec.keys.first == 1
@@ -194,10 +197,10 @@ impl Keeper {
             {
                 let h = self.store.hash(args.get(1));
                 self.store.touch(h);
-                *hash = Some(h);
+                *touch = Some((spec, h));
             }
         }
-        for hash in hashes.iter().flatten() {
+        for (_, hash) in touched.iter().flatten() {
             self.store.touch_entry(*hash);
         }
     }
@@ -210,13 +213,14 @@ impl Keeper {
         session: &mut Session,
         gates: &mut Gates,
         args: &Args<'_>,
-        first_key: Option<KeyHash>,
+        touched: Option<Touch>,
         out: &mut Output,
         need: &mut Offset,
         fx: &mut Effects,
     ) -> Outcome {
         let protocol = session.protocol;
-        let spec = match resolve(args) {
+        let first_key = touched.map(|(_, hash)| hash);
+        let spec = match touched.map_or_else(|| resolve(args), |(spec, _)| Ok(spec)) {
             Ok(spec) => spec,
             Err(CommandError::WrongArity("exec")) => return self.exec_misspelt(session, out),
             Err(error) => {

@@ -344,11 +344,12 @@ impl Keeper {
         let (mut from, mut closes) = (0, false);
         while from < queue.len() {
             let group = (queue.len() - from).min(PREFETCH_GROUP);
-            let mut hashes = [None; PREFETCH_GROUP];
-            self.touch_group(queue, &[], from, &mut hashes[..group]);
-            for (i, hash) in hashes[..group].iter().enumerate() {
+            let mut touched = [None; PREFETCH_GROUP];
+            self.touch_group(queue, &[], from, &mut touched[..group]);
+            for (i, touched) in touched[..group].iter().enumerate() {
+                let hash = touched.map(|(_, hash)| hash);
                 self.calls.at = from + i;
-                closes |= self.exec_one(now, conn, session, &queue.args(from + i, &[]), *hash, out, need, fx);
+                closes |= self.exec_one(now, conn, session, &queue.args(from + i, &[]), hash, out, need, fx);
             }
             self.end_run(now, session, queue, &[]);
             from += group;
