@@ -275,7 +275,10 @@ impl Load {
         let mut turn = 0;
         let mut events = Events::with_capacity(1024);
         let end = begin + time;
-        self.conns.iter_mut().for_each(|conn| conn.out.clear());
+        for conn in &mut self.conns {
+            conn.out.clear();
+            conn.sent = 0;
+        }
         while due < end || self.conns.iter().any(|conn| !conn.due.is_empty()) {
             let now = Instant::now();
             if now > end + Duration::from_secs(30) {

@@ -139,6 +139,7 @@ impl Bench {
                 label: label.to_string(),
                 server: server.name.clone(),
                 calm: calm.len(),
+                rounds: self.options.rounds,
                 cpu_ns: column(i, &Sample::cpu_per_op),
                 per_second: column(i, &|s| s.operations / s.seconds),
                 busy: column(i, &|s| s.cpu_ns / 1e9 / s.seconds),

@@ -14,6 +14,8 @@ pub struct Row {
     pub server: String,
     /// Rounds in which other processes took little.
     pub calm: usize,
+    /// Rounds in all; the figures are of the calm ones if those are three or more.
+    pub rounds: usize,
     pub cpu_ns: Vec<f64>,
     pub per_second: Vec<f64>,
     pub busy: Vec<f64>,
@@ -92,7 +94,7 @@ impl Report {
                 median(&row.p999_us),
                 ratios[2],
                 row.calm,
-                row.cpu_ns.len().max(row.calm),
+                row.rounds,
             );
         }
     }
@@ -116,7 +118,7 @@ impl Report {
             .iter()
             .map(|row| {
                 json!({
-                    "part": row.part, "load": row.label, "server": row.server, "calm_rounds": row.calm,
+                    "part": row.part, "load": row.label, "server": row.server, "calm_rounds": row.calm, "rounds_in_all": row.rounds,
                     "cpu_ns_per_op": row.cpu_ns, "ops_per_second": row.per_second, "busy": row.busy,
                     "p50_us": row.p50_us, "p99_us": row.p99_us, "p999_us": row.p999_us,
                 })

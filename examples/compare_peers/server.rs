@@ -52,7 +52,9 @@ impl Server {
         } else {
             peer_arguments(&mut command, port);
         }
-        Server::run(&program.name, command, port, "")
+        let server = Server::run(&program.name, command, port, "");
+        server.wait_for_writes();
+        server
     }
 
     /// Three nodes of ours in one process; the first leads. Its threads alone count.
@@ -66,6 +68,7 @@ impl Server {
         let mut command = on_core(core, &program.path);
         command.args(["local", "--nodes", "3", "--port", &port.to_string(), "--admin-port", "0"]);
         let server = Server::run(&program.name, command, port, "n1/");
+        server.wait_for_writes();
         until("three nodes are in sync", || server.info("in_sync_size").as_deref() == Some("3"));
         server
     }
@@ -88,8 +91,11 @@ impl Server {
         until("the server answers", || server.ask("PING").is_ok_and(|reply| reply.starts_with("+PONG")));
         // Whoever answers has to be the one that was started.
         assert_eq!(server.info("process_id"), Some(server.child.id().to_string()), "another server on port {port}");
-        until("it takes writes", || server.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
         server
+    }
+
+    fn wait_for_writes(&self) {
+        until("it takes writes", || self.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
     }
 
     /// One inline request, and the first line of its reply; of a bulk all of it.
