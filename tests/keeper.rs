@@ -26,6 +26,22 @@ fn a_founder_leads_alone_and_learners_are_filled_and_taken_in() {
 }
 
 #[test]
+fn a_replica_beside_a_leader_that_is_cut_off_from_the_others_does_not_take_its_data_for_fresh() {
+    let mut world = three_tuned(|_, config| config.max_staleness_ms = 200);
+    world.unserve(&[0, 2]);
+    for i in [0, 2] {
+        world.stop(1, i);
+        world.stop(i, 1);
+    }
+    world.run(100);
+    assert_eq!(world.ask(2, &["GET", "before49"]), "$1\r\nx\r\n", "n0 has its lease");
+    // n1 may lead by the time n0 has lost it; n2 hears n0 all along.
+    world.run(600);
+    assert_eq!((world.role(0), world.role(2)), (Role::Leader, Role::Replica), "nobody told them");
+    assert!(world.ask(2, &["GET", "before49"]).starts_with("-MOVED "), "its data may be old");
+}
+
+#[test]
 fn a_replica_takes_over_with_every_acknowledged_write_and_the_old_leader_returns_empty_and_is_filled() {
     let mut world = three();
     for i in 0..100 {

@@ -59,12 +59,11 @@ impl Server {
 
     /// Three nodes of ours in one process; the first leads. Its threads alone count.
     pub fn start_three(program: &Program, core: &str) -> Server {
-        let ports = [free_port(), free_port(), free_port()];
         // `local` takes ports in a row: look for a place where three are free.
         let first = (20_000..60_000)
             .step_by(7)
             .find(|port| (*port..port + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()));
-        let port = first.unwrap_or(ports[0]);
+        let port = first.expect("three free ports in a row");
         let mut command = on_core(core, &program.path);
         command.args(["local", "--nodes", "3", "--port", &port.to_string(), "--admin-port", "0"]);
         let server = Server::run(&program.name, command, port, "n1/");

@@ -224,16 +224,10 @@ impl Keeper {
                     }
                     return Some(Held::Waits);
                 }
-                match refusal {
-                    Refusal::Behind if self.leader_is_confirmed(now) && self.passes_on(session) => {
-                        session.wait_until = None;
-                        return Some(Held::Forward);
-                    }
-                    Refusal::Behind if self.leader_is_confirmed(now) => {
-                        self.redirect(now, conn, session, Some(refusal), slot)
-                    }
-                    _ => refusal.text().into(),
+                if refusal == Refusal::Behind && self.leader_is_confirmed(now) {
+                    return self.pass(now, conn, session, Gate::Elsewhere(refusal), slot);
                 }
+                refusal.text().into()
             }
             Gate::Paused(until) => {
                 self.waiting.insert(conn, until);
@@ -256,13 +250,15 @@ impl Keeper {
         slot: impl FnOnce() -> u16,
     ) -> Cow<'static, str> {
         let Some(addr) = self.leader_client_addr().map(str::to_string) else { return Refusal::NoLeader.text().into() };
-        self.stats.redirects += 1;
         self.note_redirect(now, conn, session);
         let (host, port) = host_and_port(&addr);
         match self.config.writes_on_replica {
             _ if session.takes_redirects => format!("REDIRECT {host}:{port}").into(),
             WritesOnReplica::Readonly if !session.knows_slots => read.map_or(READONLY, Refusal::text).into(),
-            _ => format!("MOVED {} {host}:{port}", slot()).into(),
+            _ => {
+                self.stats.redirects += 1;
+                format!("MOVED {} {host}:{port}", slot()).into()
+            }
         }
     }
 

@@ -54,9 +54,7 @@ pub struct Forward {
     pub request: Output,
     /// Replies that come before those for the client: of MULTI and what was queued.
     pub before: usize,
-    /// Replies for the client. Two more follow them: see [`Keeper::forwarded`].
-    pub replies: usize,
-    /// Commands of the batch that this is; more than `replies` is never.
+    /// Commands of the batch that this is, each with a reply for the client. Two more replies follow them: see [`Keeper::forwarded`].
     pub commands: usize,
     /// Whether the client gets the replies (CLIENT REPLY).
     pub heard: bool,
@@ -187,7 +185,6 @@ impl Keeper {
             greeting_replies,
             request,
             before,
-            replies: commands,
             commands,
             heard,
             watched,

@@ -530,7 +530,7 @@ impl Client {
         replies.iter().for_each(|reply| output.put_encoded_shared(reply));
         if let Some(error) = error {
             let mut reply = Reply::new(&mut output, forward.protocol);
-            (replies.len()..forward.replies).for_each(|_| reply.error(error));
+            (replies.len()..forward.commands).for_each(|_| reply.error(error));
         }
         if !forward.heard {
             output.clear();

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::node::Node;
-use crate::keeper::Forward;
+use crate::keeper::{Forward, Watched};
 use crate::resp::{Protocol, ReplyScan};
 
 /// Connections of one thread to the leader at most; who needs one more waits for one.
@@ -82,7 +82,6 @@ impl Default for Pool {
 impl Pool {
     /// Sends a request to the leader and waits for its replies; on `own`, if there is one: the connection on which the client watches keys.
     pub(super) async fn exchange(&self, node: &Node, forward: &Forward, own: Option<Upstream>) -> Outcome {
-        use crate::keeper::Watched;
         let _permit = self.permits.acquire().await;
         if forward.watched == Watched::Ends && own.is_none() {
             return Outcome::WatchLost;
@@ -161,7 +160,7 @@ impl Upstream {
     }
 
     async fn exchange(mut self, node: &Node, forward: &Forward) -> Outcome {
-        let wanted = forward.before + forward.replies + 2;
+        let wanted = forward.before + forward.commands + 2;
         let mut replies: Vec<Bytes> = Vec::with_capacity(wanted);
         let progress = Cell::new(0_u64);
         let Upstream { socket, input, to, .. } = &mut self;
@@ -233,7 +232,7 @@ fn sort_out(
         return Outcome::nothing();
     }
     let before: Vec<Bytes> = replies.drain(..forward.before.min(replies.len())).collect();
-    let positions = replies.split_off(forward.replies.min(replies.len()));
+    let positions = replies.split_off(forward.commands.min(replies.len()));
     let refused = before.iter().chain(&replies).position(is_redirect);
     let Some(refused) = refused else {
         if !complete {
@@ -249,7 +248,7 @@ fn sort_out(
         return Outcome::nothing();
     }
     let first = refused - before.len();
-    if replies[first..].iter().all(is_redirect) && (complete || replies.len() == forward.replies) {
+    if replies[first..].iter().all(is_redirect) && (complete || replies.len() == forward.commands) {
         replies.truncate(first);
         return Outcome::NotExecuted { replies, seen: positions.into_iter().next() };
     }
@@ -263,7 +262,6 @@ fn sort_out(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeper::Watched;
     use crate::resp::Output;
 
     async fn upstream() -> Upstream {
@@ -273,7 +271,7 @@ mod tests {
         Upstream { socket, to, protocol, input: BytesMut::new(), written: Bytes::from_static(b"$5\r\n0:1:3\r\n") }
     }
 
-    fn forward(before: usize, replies: usize) -> Forward {
+    fn forward(before: usize, commands: usize) -> Forward {
         Forward {
             to: String::new(),
             protocol: Protocol::Resp2,
@@ -281,8 +279,7 @@ mod tests {
             greeting_replies: 0,
             request: Output::new(),
             before,
-            replies,
-            commands: replies,
+            commands,
             heard: true,
             watched: Watched::No,
         }
