@@ -177,6 +177,26 @@ fn what_config_set_changed_is_in_the_file_after_config_rewrite_and_holds_after_a
 }
 
 #[test]
+fn the_log_shows_as_much_as_config_set_says() {
+    let _alone = alone();
+    let path = std::env::temp_dir().join(format!("datakeeper-loud-{}.yml", std::process::id()));
+    std::fs::write(&path, "log:\n  level: warn # quiet\n").expect("a file");
+    let mut node = embedded(&[path.to_str().expect("a name in UTF-8")]);
+    node.process.start();
+    answers(&node, "CONFIG GET loglevel", &Reply::Array(vec![bulk("loglevel"), bulk("warn")]));
+    let log = node.process.log();
+    assert!(!log.contains(" INFO "), "{log}");
+    answers(&node, "CONFIG SET loglevel verbose", &Reply::Simple("OK".to_string()));
+    answers(&node, "CONFIG GET log.level", &Reply::Array(vec![bulk("log.level"), bulk("debug")]));
+    // That a client goes is told at `debug`; each `answers` is one that does.
+    says(&node.process, &[" DEBUG ", "client gone"]);
+    answers(&node, "CONFIG REWRITE", &Reply::Simple("OK".to_string()));
+    assert_eq!(std::fs::read_to_string(&path).expect("the file is there"), "log:\n  level: debug # quiet\n");
+    std::fs::remove_file(&path).expect("our file");
+    assert!(node.process.terminate().success());
+}
+
+#[test]
 fn password_is_wanted_in_every_form_there_is() {
     let _alone = alone();
     let mut node = embedded(&[]);

@@ -18,15 +18,15 @@ use super::server::{Stop, options, raise_open_files};
 use crate::base::ids::NodeId;
 use crate::shell::admin::{Admin, CrashHook, Nodes};
 use crate::shell::coordination::in_process::InProcess;
-use crate::shell::{Coordination, Server, StartError, bind};
+use crate::shell::{Coordination, Server, SetLogLevel, StartError, bind};
 
 /// How long a crashed node stays away: long enough for the others to elect.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Runs the nodes until the process is told to stop.
 #[must_use]
-pub fn run(local: LocalOptions, config: Config) -> ExitCode {
-    match super::ask(serve(local, config)) {
+pub fn run(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> ExitCode {
+    match super::ask(serve(local, config, set_log_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => super::complain(1, &reason),
     }
@@ -34,11 +34,11 @@ pub fn run(local: LocalOptions, config: Config) -> ExitCode {
 
 /// # Errors
 /// Why the nodes could not start, or one could not go on; for the operator.
-async fn serve(local: LocalOptions, config: Config) -> Result<(), String> {
+async fn serve(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> Result<(), String> {
     raise_open_files();
     let mut stop = Stop::listen()?;
     let (crashed, crashes) = unbounded_channel();
-    let cluster = Cluster::start(local, config, crashed).map_err(|error| error.to_string())?;
+    let cluster = Cluster::start(local, config, set_log_level, crashed).map_err(|error| error.to_string())?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, local.admin_port));
     let (listener, _) = bind("--admin-port", addr).map_err(|error| error.to_string())?;
     let admin = Admin::start(listener, cluster.nodes(), Some(cluster.crash_hook()))
@@ -67,6 +67,8 @@ struct Seat {
 #[derive(Clone)]
 struct Cluster {
     config: Arc<Config>,
+    /// The nodes have one log: the latest word of any of them counts.
+    set_log_level: SetLogLevel,
     service: InProcess,
     seats: Arc<Mutex<Vec<Seat>>>,
     /// Numbers of seats that have become empty.
@@ -74,8 +76,14 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(local: LocalOptions, config: Config, crashed: UnboundedSender<usize>) -> Result<Cluster, StartError> {
-        let cluster = Cluster { config: Arc::new(config), service: InProcess::new(), seats: Arc::default(), crashed };
+    fn start(
+        local: LocalOptions,
+        config: Config,
+        set_log_level: SetLogLevel,
+        crashed: UnboundedSender<usize>,
+    ) -> Result<Cluster, StartError> {
+        let (service, seats) = (InProcess::new(), Arc::default());
+        let cluster = Cluster { config: Arc::new(config), set_log_level, service, seats, crashed };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for i in 0..local.nodes {
             let port = if local.port == 0 { 0 } else { local.port + i };
@@ -96,6 +104,7 @@ impl Cluster {
         options.repl_advertise = None;
         options.admin_listen = None;
         options.threads = self.config.threads.unwrap_or(1);
+        options.set_log_level = Some(self.set_log_level.clone());
         Server::start(options)
     }
 

@@ -23,6 +23,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use config::{Config, ConfigErrors, Setting, Sources};
 
+use crate::shell::SetLogLevel;
+
 /// Exit code for a wrong command line or configuration.
 const EXIT_USAGE: u8 = 2;
 
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Server(args) => match load(args.config.as_deref(), args.flags.settings(), false) {
-            Ok(config) => start(&config, || server::run(config.clone(), args.config.clone())),
+            Ok(config) => start(&config, |level| server::run(config.clone(), args.config.clone(), level)),
             Err(code) => code,
         },
         Command::Local(args) => {
@@ -57,7 +59,7 @@ fn run(command: Command) -> ExitCode {
                 Err(reason) => return complain(EXIT_USAGE, &reason),
             };
             match load(None, settings, true) {
-                Ok(config) => start(&config, || local::run(options, config.clone())),
+                Ok(config) => start(&config, |level| local::run(options, config.clone(), level)),
                 Err(code) => code,
             }
         }
@@ -84,14 +86,15 @@ fn load(file: Option<&Path>, settings: Vec<Setting>, local: bool) -> Result<Conf
 }
 
 /// Starts the log, warns about what is probably not meant, and runs nodes until they end.
-fn start(config: &Config, nodes: impl FnOnce() -> ExitCode) -> ExitCode {
-    if let Err(reason) = telemetry::init(&config.log) {
-        return complain(1, &reason);
-    }
+fn start(config: &Config, nodes: impl FnOnce(SetLogLevel) -> ExitCode) -> ExitCode {
+    let set_log_level = match telemetry::init(&config.log) {
+        Ok(set) => set,
+        Err(reason) => return complain(1, &reason),
+    };
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    nodes()
+    nodes(set_log_level)
 }
 
 /// Prints the answer of a command that asks, or why there is none.

@@ -13,15 +13,15 @@ use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
-use crate::shell::{self, Coordination, Options, Server, WriteConfig};
+use crate::shell::{self, Coordination, Options, Server, SetLogLevel, WriteConfig};
 
 /// How long a node that is told to end waits for its clients to go.
 const LEAVE: Duration = Duration::from_secs(10);
 
 /// Runs one node until it is told to stop; `file` is where its configuration was read.
 #[must_use]
-pub fn run(config: Config, file: Option<PathBuf>) -> ExitCode {
-    match super::ask(serve(&config, file)) {
+pub fn run(config: Config, file: Option<PathBuf>, set_log_level: SetLogLevel) -> ExitCode {
+    match super::ask(serve(&config, file, set_log_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => super::complain(1, &reason),
     }
@@ -29,10 +29,11 @@ pub fn run(config: Config, file: Option<PathBuf>) -> ExitCode {
 
 /// # Errors
 /// Why the node could not start, or could not go on; for the operator.
-async fn serve(config: &Config, file: Option<PathBuf>) -> Result<(), String> {
+async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLevel) -> Result<(), String> {
     raise_open_files();
     let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
     let mut options = options(config, coordination(config));
+    options.set_log_level = Some(set_log_level);
     options.keeper.config_file = file.as_ref().map(|file| file.display().to_string());
     options.write_config =
         file.map(|file| Arc::new(move |values: &[_]| rewrite::rewrite(&file, values)) as WriteConfig);
@@ -172,13 +173,13 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         latency_threshold_ms: config.slow.latency_threshold_ms,
         key_events: config.key_events,
         tracking_keys_max: config.tracking_keys_max,
+        log_level: config.log.level,
     };
     keeper.parameters = vec![
         ("io-threads".to_owned(), threads.to_string()),
         ("writes_on_replica".to_owned(), config.writes_on_replica.as_str().to_owned()),
         ("reads_on_replica".to_owned(), config.reads_on_replica.as_str().to_owned()),
         ("replication.max_staleness_ms".to_owned(), config.replication.max_staleness_ms.to_string()),
-        ("loglevel".to_owned(), config.log.level.as_str().to_owned()),
     ];
     Options {
         keeper,
@@ -190,5 +191,6 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         admin_listen: Some(config.admin_listen),
         threads,
         write_config: None,
+        set_log_level: None,
     }
 }

@@ -4,6 +4,7 @@
 //! level comes from the configuration alone: an environment variable that changes it would be a second place to look.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -11,20 +12,25 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::config::{Log, LogFormat, LogLevel};
+use super::config::{Log, LogFormat};
+use crate::keeper::LogLevel;
+use crate::shell::SetLogLevel;
 
-/// Sends the events of this process to stderr from now on.
+/// Sends the events of this process to stderr from now on, and returns what changes their level.
 ///
 /// # Errors
 /// Events of this process go somewhere already.
-pub fn init(log: &Log) -> Result<(), String> {
+pub fn init(log: &Log) -> Result<SetLogLevel, String> {
     let colours = std::io::stderr().is_terminal();
-    subscriber(log, std::io::stderr, colours).try_init().map_err(|e| format!("cannot start the log: {e}"))
+    let (subscriber, set_level) = subscriber(log, std::io::stderr, colours);
+    subscriber.try_init().map_err(|e| format!("cannot start the log: {e}"))?;
+    Ok(set_level)
 }
 
-fn subscriber<W>(log: &Log, writer: W, colours: bool) -> impl Subscriber + Send + Sync + use<W>
+fn subscriber<W>(log: &Log, writer: W, colours: bool) -> (impl Subscriber + Send + Sync + use<W>, SetLogLevel)
 where
     W: for<'a> MakeWriter<'a, Writer: Write> + Send + Sync + 'static,
 {
@@ -33,10 +39,15 @@ where
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(log.level)))
+    let (filter, handle) = reload::Layer::new(targets(log.level));
+    let set_level = Arc::new(move |level| {
+        // It fails once nobody writes the log any more.
+        let _ = handle.reload(targets(level));
+    });
+    (tracing_subscriber::registry().with(lines.with_filter(filter)), set_level)
 }
 
-fn filter(level: LogLevel) -> Targets {
+fn targets(level: LogLevel) -> Targets {
     let (own, others) = match level {
         LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
         LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
@@ -68,7 +79,7 @@ mod tests {
     fn logged(level: LogLevel, format: LogFormat) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(&Log { level, format }, move || writer.clone(), false);
+        let (subscriber, _) = subscriber(&Log { level, format }, move || writer.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
             let _node = tracing::info_span!("node", id = "n1").entered();
             tracing::info!(epoch = 7, "leader");
@@ -91,6 +102,22 @@ mod tests {
         assert_eq!(heard(LogLevel::Info), [true, false, false, true]);
         assert_eq!(heard(LogLevel::Debug), [true, true, false, true]);
         assert_eq!(heard(LogLevel::Trace), [true, true, true, true]);
+    }
+
+    #[test]
+    fn the_level_changes_what_is_heard_from_then_on() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = Log { level: LogLevel::Warn, format: LogFormat::Text };
+        let (subscriber, set_level) = subscriber(&log, move || writer.clone(), false);
+        tracing::subscriber::with_default(subscriber, || {
+            for (level, word) in [(LogLevel::Warn, "one"), (LogLevel::Debug, "two"), (LogLevel::Error, "three")] {
+                set_level(level);
+                tracing::debug!("{word}");
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(["one", "two", "three"].map(|word| text.contains(word)), [false, true, false], "{text}");
     }
 
     #[test]

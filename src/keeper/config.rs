@@ -6,6 +6,7 @@ use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
 use crate::store::{Eviction, Tracking};
 
+use super::notice::LogLevel;
 use super::notify::KeyEvents;
 
 /// When a write is answered.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub key_events: KeyEvents,
     /// Keys of the table of client-side caching; 0 for no limit.
     pub tracking_keys_max: u64,
+    /// What is logged.
+    pub log_level: LogLevel,
 }
 
 impl Settings {
@@ -74,6 +77,7 @@ impl Default for Settings {
             latency_threshold_ms: 0,
             key_events: KeyEvents::default(),
             tracking_keys_max: 1_000_000,
+            log_level: LogLevel::Info,
         }
     }
 }

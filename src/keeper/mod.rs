@@ -59,7 +59,7 @@ pub use execute::{Executed, Next};
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;
-pub use notice::{Level, Notice};
+pub use notice::{Level, LogLevel, Notice};
 pub use notify::KeyEvents;
 pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
@@ -162,6 +162,8 @@ pub enum Effect {
         /// Whether at once.
         now: bool,
     },
+    /// Log from now on what is that important.
+    Log(LogLevel),
     /// Write these settings into the configuration file, then report `ConfigWritten`.
     WriteConfig {
         /// To tell its answer from others.

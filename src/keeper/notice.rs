@@ -21,6 +21,38 @@ pub enum Level {
     Error,
 }
 
+/// Least important line that the log shows. What a line weighs is the business of whoever writes the log; the Keeper keeps the setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// A human must look.
+    Error,
+    /// The node coped.
+    Warn,
+    /// Transitions: roles, the in-sync set, resyncs, sessions.
+    Info,
+    /// Connections and decisions.
+    Debug,
+    /// Everything, libraries included.
+    Trace,
+}
+
+impl LogLevel {
+    /// As the configuration spells them.
+    pub const WORDS: &'static [(&'static str, LogLevel)] = &[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+
+    /// As the configuration spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        LogLevel::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
+    }
+}
+
 /// One line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {

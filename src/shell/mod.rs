@@ -26,7 +26,7 @@ mod runtime;
 mod timer;
 mod unsent;
 
-pub use node::WriteConfig;
+pub use node::{SetLogLevel, WriteConfig};
 pub use runtime::raise_open_files;
 pub use server::{Coordination, Options, Server, StartError, bind};
 

@@ -27,7 +27,7 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, NodeId};
 use crate::cluster::role::Role;
 use crate::cluster::status::Status;
-use crate::keeper::{Effect, Effects, Event, Keeper, Level, Notice};
+use crate::keeper::{Effect, Effects, Event, Keeper, Level, LogLevel, Notice};
 use crate::replication::pulse::PulseCell;
 
 /// How long one hold of the Keeper's lock may last before the pulse thread falls silent: the node is stuck, let others lead.
@@ -42,6 +42,9 @@ pub(super) struct PulseTarget {
 
 /// Writes settings, each the path of a key and its value, into the configuration file; or says why not.
 pub type WriteConfig = Arc<dyn Fn(&[(&'static str, String)]) -> Result<(), String> + Send + Sync>;
+
+/// Makes the log of this process show what is that important.
+pub type SetLogLevel = Arc<dyn Fn(LogLevel) + Send + Sync>;
 
 /// Everything that the threads of one node share.
 pub struct Node {
@@ -66,6 +69,8 @@ pub struct Node {
     access: Mutex<Option<Access>>,
     /// Writes settings into the configuration file.
     write_config: Option<WriteConfig>,
+    /// Changes what is logged, if that can be.
+    set_log_level: Option<SetLogLevel>,
     /// Why this node cannot go on, once that is so.
     pub(super) failure: watch::Sender<Option<String>>,
     /// That SHUTDOWN was asked for, and whether at once.
@@ -81,6 +86,7 @@ impl Node {
         pulse: Arc<PulseCell>,
         posts: Box<[Post]>,
         write_config: Option<WriteConfig>,
+        set_log_level: Option<SetLogLevel>,
     ) -> Node {
         Node {
             id,
@@ -96,6 +102,7 @@ impl Node {
             pulse_to: watch::Sender::new(None),
             access: Mutex::new(None),
             write_config,
+            set_log_level,
             failure: watch::Sender::new(None),
             shutdown: watch::Sender::new(None),
             over: CancellationToken::new(),
@@ -222,6 +229,11 @@ impl Node {
                     post.deliver([Letter::CloseAll].into_iter());
                 }
             }
+            Effect::Log(level) => {
+                if let Some(set) = &self.set_log_level {
+                    set(level);
+                }
+            }
             Effect::WriteConfig { id, values } => {
                 let node = self.clone();
                 // Not on this thread: a disk may take its time.
@@ -313,6 +325,7 @@ fn is_order(effect: &Effect) -> bool {
         | Effect::CloseClient(_)
         | Effect::CloseIdle(_)
         | Effect::CloseClients
+        | Effect::Log(_)
         | Effect::WriteConfig { .. }
         | Effect::Shutdown { .. }
         | Effect::Exit { .. }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::admin::Admin;
 use super::coordination::in_process::{InProcess, Seat};
 use super::coordination::{CoordError, Coordinator, Events};
-use super::node::{Node, WriteConfig};
+use super::node::{Node, SetLogLevel, WriteConfig};
 use super::post::Post;
 use super::{clock, links, pulse, runtime, timer};
 use crate::base::ids::{CopyId, HashKey};
@@ -67,6 +67,8 @@ pub struct Options {
     pub threads: usize,
     /// Writes into the configuration file, if there is one: [`KeeperConfig::config_file`].
     pub write_config: Option<WriteConfig>,
+    /// Changes what this process logs; none: CONFIG SET `loglevel` has no effect.
+    pub set_log_level: Option<SetLogLevel>,
 }
 
 impl Options {
@@ -84,6 +86,7 @@ impl Options {
             admin_listen: None,
             threads: 1,
             write_config: None,
+            set_log_level: None,
         }
     }
 }
@@ -173,6 +176,7 @@ impl Server {
             admin_listen,
             threads,
             write_config,
+            set_log_level,
         } = options;
         let (clients, client_addr) = bind("listen", listen)?;
         let (nodes, repl_addr) = bind("replication.listen", repl_listen)?;
@@ -199,7 +203,7 @@ impl Server {
                 (Post::new(sender), receiver)
             })
             .unzip();
-        let node = Arc::new(Node::new(id, keeper, pulse_cell, posts.into(), write_config));
+        let node = Arc::new(Node::new(id, keeper, pulse_cell, posts.into(), write_config, set_log_level));
         let mut server = Server { node, client_addr, repl_addr, admin: None, threads: Vec::new() };
 
         let (events, from_coordinator) = unbounded_channel();

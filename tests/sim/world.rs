@@ -580,7 +580,7 @@ impl World {
                     all.into_iter().for_each(|cc| self.close_client(cc));
                 }
                 Effect::WriteConfig { .. } => unreachable!("simulated nodes have no file"),
-                Effect::Shutdown { .. } => {}
+                Effect::Log(_) | Effect::Shutdown { .. } => {}
                 Effect::Exit { reason } => self.fail(format!("n{n} exits: {reason}")),
                 Effect::Notice(notice) => {
                     // That no leader is found for ten seconds may be so; that it ends is for the convergence check.

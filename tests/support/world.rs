@@ -297,7 +297,7 @@ impl World {
                     let result = self.unwritable.clone().map_or(Ok(()), Err);
                     self.event(i, Event::ConfigWritten { id, result });
                 }
-                Effect::Shutdown { .. } => {}
+                Effect::Log(_) | Effect::Shutdown { .. } => {}
                 Effect::Exit { reason } => {
                     let exits = self.exits.as_mut().unwrap_or_else(|| panic!("n{i} exits: {reason}"));
                     exits.push(format!("n{i} {reason}"));

@@ -23,7 +23,7 @@ use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
 use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
-use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, MAX_MEMORY_MAX, Settings};
+use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, LogLevel, MAX_MEMORY_MAX, Settings};
 use crate::store::Eviction;
 use layers::{Key, Reader};
 
@@ -218,21 +218,6 @@ words!(
         Auto = "auto",
         /// It waits until another node has done so.
         Never = "never",
-    }
-);
-words!(
-    /// Least important message that is logged.
-    LogLevel {
-        /// A human must look.
-        Error = "error",
-        /// The node coped.
-        Warn = "warn",
-        /// Transitions: roles, the in-sync set, resyncs, sessions.
-        Info = "info",
-        /// Connections and decisions.
-        Debug = "debug",
-        /// Everything, libraries included.
-        Trace = "trace",
     }
 );
 words!(

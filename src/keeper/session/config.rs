@@ -90,12 +90,16 @@ impl Keeper {
             };
             set.map_err(|why| refused(parameter.name.as_bytes(), &why))?;
         }
-        self.config.settings = settings;
+        let log_level = settings.log_level;
+        let other_level = std::mem::replace(&mut self.config.settings, settings).log_level != log_level;
         self.settings_changed(now);
         for (parameter, _) in named.iter().filter(|(parameter, _)| matches!(parameter.set, Set::Now(_))) {
             self.rewrite.set.insert(parameter.path());
             let text = format!("CONFIG SET: {} is now {:?}", parameter.name, (parameter.get)(self));
             self.deferred.push(Notice::info(text));
+        }
+        if other_level {
+            self.deferred.push(Effect::Log(log_level));
         }
         reply.ok();
         Ok(Flow::Done)

@@ -14,7 +14,7 @@ use crate::base::limits::{
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
-use crate::keeper::{Acks, Keeper, KeyEvents, ReadMode, Settings};
+use crate::keeper::{Acks, Keeper, KeyEvents, LogLevel, ReadMode, Settings};
 use crate::store::Eviction;
 
 /// Why a value is refused, as CONFIG SET's error ends.
@@ -168,6 +168,15 @@ pub(super) const PARAMETERS: &[Parameter] = &[
         }),
     )
     .key("slowlog.max_len"),
+    Parameter::new(
+        "loglevel",
+        |k| k.settings().log_level.as_str().into(),
+        Now(|settings, value| {
+            settings.log_level = log_level(value)?;
+            Ok(())
+        }),
+    )
+    .key("log.level"),
     Parameter::new("replica-read-only", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("replica-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("slave-read-only", |_| "yes".into(), Fixed(MOVED)),
@@ -237,6 +246,13 @@ pub(super) fn word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, Wrong
         let offered = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         format!("argument(s) must be one of the following: {offered}").into()
     })
+}
+
+/// In our words or in Redis's.
+fn log_level(value: &str) -> Result<LogLevel, Wrong> {
+    const OF_REDIS: &[(&str, LogLevel)] =
+        &[("verbose", LogLevel::Debug), ("notice", LogLevel::Info), ("warning", LogLevel::Warn)];
+    word(value, OF_REDIS).or_else(|_| word(value, LogLevel::WORDS))
 }
 
 fn out_of(first: impl std::fmt::Display, last: impl std::fmt::Display) -> Wrong {
