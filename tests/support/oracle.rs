@@ -1,6 +1,6 @@
 //! A real redis-server to compare with, and one node of DataKeeper that is a cluster by itself. Both keep nothing on disk, and end with the test.
 //!
-//! `DATAKEEPER_ORACLE` names the `redis-server`; without it, the one on the path is taken. scripts/test unpacks Debian's.
+//! `DATAKEEPER_ORACLE` names the `redis-server`; without it, the one on the path is taken. scripts/test sets it from `--oracle`, or unpacks Debian's.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
