@@ -178,6 +178,29 @@ fn what_a_client_does_after_watch_concerns_its_own_transaction_alone() {
 }
 
 #[test]
+fn wait_counts_the_replicas_that_hold_what_was_passed_on() {
+    let local = Local::start(PROXY);
+    let mut client = Client::connect(replica_of(&local)).unwrap();
+    // That both are there may take a moment; that the two do not become three is waited for in vain.
+    assert_eq!(client.call("WAIT 2 20000"), Reply::Integer(2), "it has written nothing");
+    let requests =
+        ["SET k v", "WAIT 2 20000", "GET k", "WAIT 3 50", "CLIENT REPLY SKIP", "WAIT 1 0", "PING"].map(words);
+    assert_eq!(
+        client.pipeline(&requests[..4]),
+        [ok(), Reply::Integer(2), bulk("v"), Reply::Integer(2)],
+        "in the order of the requests"
+    );
+    let mut bytes = Vec::new();
+    requests[4..].iter().for_each(|request| encode(request, &mut bytes));
+    client.send(&bytes).unwrap();
+    assert_eq!(client.receive().unwrap(), Reply::Simple("PONG".to_string()));
+    assert!(client.call("WAIT 1 x").error().starts_with("ERR timeout"));
+    let replies = client.pipeline(&["MULTI", "SET k w", "WAIT 2 0", "EXEC"].map(words));
+    assert!(replies[3].error().starts_with("EXECABORT "), "{replies:?}");
+    local.finish();
+}
+
+#[test]
 fn replies_that_a_client_does_not_want_are_dropped() {
     let local = Local::start(PROXY);
     let mut client = Client::connect(replica_of(&local)).unwrap();

@@ -570,10 +570,61 @@ fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
     assert_eq!(request.next, Next::Forward);
     world.run(5);
     assert_eq!(world.pushed(1, conn), b"", "it has no reply yet");
-    let answered = Forwarded::Answered { seen: b"", written: None };
+    let answered = Forwarded::Answered { seen: b"", written: None, told: None };
     world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, answered);
     world.run(5);
     assert_eq!(world.pushed(1, conn), INVALID_K);
+}
+
+/// A pooled connection carries the writes of many: WAIT must not ask for whatever was last written on it.
+#[test]
+fn wait_at_a_proxying_node_asks_for_the_clients_own_last_write() {
+    let mut world = world(3, |i, config| {
+        realistic(i, config);
+        config.writes_on_replica = WritesOnReplica::Proxy;
+    });
+    fn told(world: &mut World, conn: ConnId, what: Forwarded<'_>) {
+        world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, what);
+    }
+    let (conn, other) = (world.connect(1), world.connect(1));
+    for (conn, written) in [(conn, &b"$5\r\n0:1:5\r\n"[..]), (other, b"$5\r\n0:1:7\r\n")] {
+        assert_eq!(world.request(1, conn, &["SET", "k", "v"]).next, Next::Forward);
+        told(&mut world, conn, Forwarded::Answered { seen: written, written: Some(written), told: None });
+    }
+    let counted = |n: &'static [u8]| Forwarded::Answered { seen: b"$5\r\n0:1:7\r\n", written: None, told: Some(n) };
+
+    let mut wait = world.request(1, conn, &["WAIT", "2", "100"]);
+    for _ in 0..2 {
+        assert_eq!(wait.next, Next::Forward);
+        let sent = wait.forward.take().expect("what is passed on");
+        assert_eq!((sent.before, sent.commands), (1, 0), "the answer is not for the client");
+        let sent = String::from_utf8(sent.request.to_vec()).unwrap();
+        assert!(sent.contains("HOLDERS\r\n$5\r\n0:1:5\r\n"), "{sent}");
+        told(&mut world, conn, counted(b":1\r\n"));
+        wait.next = Next::Again;
+        assert!(!world.answered(&mut wait), "one is not enough, and it asks again");
+        while wait.next == Next::Wait {
+            world.run(1);
+            world.answered(&mut wait);
+        }
+    }
+    told(&mut world, conn, counted(b":2\r\n"));
+    wait.next = Next::Again;
+    assert!(world.answered(&mut wait));
+    assert_eq!(wait.out.to_vec(), b":2\r\n");
+
+    // What is over by then is told with the last number; a leader that is lost, as an error.
+    let mut wait = world.request(1, other, &["WAIT", "2", "100"]);
+    world.run(200);
+    told(&mut world, other, counted(b":1\r\n"));
+    wait.next = Next::Again;
+    assert!(world.answered(&mut wait));
+    assert_eq!(wait.out.to_vec(), b":1\r\n");
+    let mut wait = world.request(1, other, &["WAIT", "2", "100"]);
+    told(&mut world, other, Forwarded::Unknown);
+    wait.next = Next::Again;
+    assert!(world.answered(&mut wait));
+    assert!(wait.out.to_vec().starts_with(b"-UNBLOCKED "));
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub enum SessionCommand {
     ConfigSet,
     DataKeeperAfter,
     DataKeeperHandover,
+    DataKeeperHolders,
     DataKeeperPosition,
     DataKeeperStatus,
     DebugSetActiveExpire,
@@ -394,6 +395,10 @@ const DATAKEEPER: &[CommandSpec] = &[
         .args("position")
         .flags(&[Loading, Stale, Fast])
         .doc(Group::Server, "0.1.0", "Lets later reads of the connection wait until they show a position."),
+    CommandSpec::session("datakeeper|holders", 3, Run::DataKeeperHolders)
+        .args("position")
+        .flags(&[Loading, Stale, Fast])
+        .doc(Group::Server, "0.1.0", "Returns how many replicas hold the history up to a position."),
     CommandSpec::session("datakeeper|position", -2, Run::DataKeeperPosition)
         .args("[WRITE | READ]")
         .flags(&[Loading, Stale, Fast])

@@ -174,7 +174,7 @@ impl Keeper {
 
     /// Whether no entry with this position will ever come: a later epoch has another in its place. Only what was not acknowledged by the whole
     /// in-sync set is lost so (`acks: leader`).
-    fn is_lost(&self, position: Position) -> bool {
+    pub(super) fn is_lost(&self, position: Position) -> bool {
         self.log.epochs().iter().any(|(epoch, first)| *epoch > position.epoch && *first <= position.offset)
     }
 

@@ -309,7 +309,7 @@ impl Keeper {
                 outcome
             }
             Exec::Session(command) => {
-                if command == SessionCommand::Watch
+                if matches!(command, SessionCommand::Watch | SessionCommand::DataKeeperHolders)
                     && session.transaction.is_none()
                     && self.role != Role::Leader
                     && let Some(outcome) = self.stop_at(now, conn, session, spec, args, gates.write, out)
@@ -319,7 +319,7 @@ impl Keeper {
                 let errors = self.stats.errors;
                 let flow = self.session_command(now, conn, session, command, args, out, fx);
                 self.take_own(session.protocol, out);
-                if !matches!(flow, Flow::Block { .. }) {
+                if !matches!(flow, Flow::Block { .. } | Flow::Ask) {
                     if self.stats.errors > errors {
                         self.calls.failed(spec);
                     }
@@ -340,6 +340,7 @@ impl Keeper {
                         self.blocked.insert(conn);
                         Outcome::Stop(Next::Wait)
                     }
+                    Flow::Ask => Outcome::Forward,
                     Flow::Close => Outcome::Stop(Next::CloseAfter),
                 }
             }

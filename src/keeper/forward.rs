@@ -4,7 +4,8 @@
 //!   client ──► replica ─┬─ reads ──────────► its own store, once that has applied what this client has seen
 //!                       ├─ writes ─────────► leader   with the reads that follow them in the same batch
 //!                       ├─ WATCH ──────────► leader   on a connection that is this client's until EXEC
-//!                       └─ MULTI … EXEC ───► leader   queued here, sent as a whole, if it writes or something is watched
+//!                       ├─ MULTI … EXEC ───► leader   queued here, sent as a whole, if it writes or something is watched
+//!                       └─ WAIT ───────────► answered here, with what the leader says of the client's last write
 //! ```
 //! The Keeper says what goes where ([`Forward`]); the shell sends it once, brings the replies and reports what became of it. A node that does not
 //! lead answers `-REDIRECT`, for connections between nodes say so that they understand that: nothing is passed on twice, and what was redirected was not
@@ -19,10 +20,10 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Position};
-use crate::command::{CommandSpec, Exec, Flag, SessionCommand, keys_of, resolve};
+use crate::command::{CommandSpec, Exec, Flag, SessionCommand, integer, keys_of, resolve};
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
 
-use super::session::{Session, parse_position};
+use super::session::{Holders, Session, parse_position};
 use super::{Keeper, WritesOnReplica};
 
 /// Commands that are passed on together at most.
@@ -52,7 +53,7 @@ pub struct Forward {
     pub greeting_replies: usize,
     /// To be sent once.
     pub request: Output,
-    /// Replies that come before those for the client: of MULTI and what was queued.
+    /// Replies that come before those for the client: of MULTI and what was queued, or what this node itself asks.
     pub before: usize,
     /// Commands of the batch that this is, each with a reply for the client. Two more replies follow them: see [`Keeper::forwarded`].
     pub commands: usize,
@@ -71,6 +72,8 @@ pub enum Forwarded<'a> {
         seen: &'a [u8],
         /// The position of the last write, if one of these commands was one.
         written: Option<&'a [u8]>,
+        /// The last of the replies that are not for the client, if there are any.
+        told: Option<&'a [u8]>,
     },
     /// The first commands were answered; the others were not executed, and will be tried again.
     InPart {
@@ -145,6 +148,13 @@ impl Keeper {
                 put_words(&mut request, &[b"EXEC"]);
                 before = 1 + queue.len();
             }
+            Ok(Exec::Session(SessionCommand::Wait)) => {
+                session.holders = Holders::Asked;
+                let Position { epoch, offset } = self.written(session);
+                let token = format!("0:{epoch}:{offset}");
+                put_words(&mut request, &[b"DATAKEEPER", b"HOLDERS", token.as_bytes()]);
+                (before, commands) = (1, 0);
+            }
             Ok(Exec::Session(SessionCommand::Watch)) => {
                 watched = Watched::Begins;
                 put_request(&mut request, &args);
@@ -216,6 +226,14 @@ impl Keeper {
     pub fn forwarded(&mut self, conn: ConnId, watched: Watched, what: Forwarded<'_>) {
         self.stats.forwarded_unknown += u64::from(what == Forwarded::Unknown);
         let Some(mut session) = self.sessions.take(conn) else { return };
+        if session.holders == Holders::Asked {
+            let number = |reply: &[u8]| integer(reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?).ok();
+            session.holders = Holders::Told(match what {
+                Forwarded::Answered { told, .. } => told.and_then(number),
+                Forwarded::InPart { .. } | Forwarded::Refused | Forwarded::Unknown => None,
+            });
+            return self.sessions.put_back(conn, session);
+        }
         if session.transaction.is_some() {
             // It was EXEC.
             self.end_transaction(&mut session);
@@ -232,7 +250,7 @@ impl Keeper {
         };
         match what {
             Forwarded::InPart { seen } => session.note_seen(seen.and_then(position)),
-            Forwarded::Answered { seen, written } => {
+            Forwarded::Answered { seen, written, .. } => {
                 session.watches_elsewhere = match watched {
                     Watched::No => session.watches_elsewhere,
                     Watched::Begins => true,

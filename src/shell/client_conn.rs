@@ -490,8 +490,8 @@ impl Client {
         let proxied = self.proxied.get_or_insert_default();
         proxied.watch_lost |= watching && (!own_lives || !matches!(outcome, Outcome::Answered { .. }));
         let (replies, error) = match outcome {
-            Outcome::Answered { replies, seen, written, upstream } => {
-                report(Forwarded::Answered { seen: &seen, written: written.as_deref() });
+            Outcome::Answered { replies, seen, written, told, upstream } => {
+                report(Forwarded::Answered { seen: &seen, written: written.as_deref(), told: told.as_deref() });
                 match forward.watched {
                     Watched::Begins if proxied.watch_lost => {} // closing it ends its watches
                     Watched::Begins => proxied.own = Some(upstream),

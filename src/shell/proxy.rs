@@ -57,6 +57,8 @@ pub(super) enum Outcome {
         /// The two positions, as replies; the second only if it is of this exchange.
         seen: Bytes,
         written: Option<Bytes>,
+        /// The last of the replies that are not for the client.
+        told: Option<Bytes>,
         upstream: Upstream,
     },
     /// The first of the commands are answered; what follows was not executed. With the position up to which those show the history, if there are any.
@@ -231,7 +233,7 @@ fn sort_out(
     if sent_nothing && !complete {
         return Outcome::nothing();
     }
-    let before: Vec<Bytes> = replies.drain(..forward.before.min(replies.len())).collect();
+    let mut before: Vec<Bytes> = replies.drain(..forward.before.min(replies.len())).collect();
     let positions = replies.split_off(forward.commands.min(replies.len()));
     let refused = before.iter().chain(&replies).position(is_redirect);
     let Some(refused) = refused else {
@@ -241,7 +243,7 @@ fn sort_out(
         let [seen, written] = positions.try_into().expect("all have come");
         let own = written != upstream.written && written.starts_with(b"$") && !written.starts_with(b"$-");
         upstream.written = written.clone();
-        return Outcome::Answered { replies, seen, written: own.then_some(written), upstream };
+        return Outcome::Answered { replies, seen, written: own.then_some(written), told: before.pop(), upstream };
     };
     if refused < before.len() {
         // A transaction of which something was not even queued.

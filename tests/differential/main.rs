@@ -271,7 +271,10 @@ fn the_script_compares_with_the_oracle_that_is_named() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/test");
     for (args, complaint) in [
         (&["differential", "--oracle"][..], "--oracle wants the path of a redis-server\n"),
-        (&["--oracle", "/no/such/redis-server", "differential"], "--oracle /no/such/redis-server: there is no program\n"),
+        (
+            &["--oracle", "/no/such/redis-server", "differential"],
+            "--oracle /no/such/redis-server: there is no program\n",
+        ),
     ] {
         let output = std::process::Command::new(script).args(args).output().expect("the script runs");
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(2), complaint));

@@ -13,7 +13,7 @@ use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::rules::LeftOut;
 use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, LinkPoll, Next};
+use datakeeper::keeper::{Effect, Effects, Event, Forward, Keeper, KeeperConfig, LinkPoll, Next};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::resp::{Batch, Output};
 use datakeeper::shell::coordination::model::{Client, Fate, Model};
@@ -134,6 +134,8 @@ pub struct Request {
     pub out: Output,
     held: Option<u64>,
     pub next: Next,
+    /// With [`Next::Forward`]: what is to be passed on.
+    pub forward: Option<Box<Forward>>,
 }
 
 impl World {
@@ -638,7 +640,8 @@ impl World {
         for words in commands {
             batch.push_command(&words.iter().map(|w| w.as_bytes()).collect::<Vec<_>>());
         }
-        let mut request = Request { node: i, conn, batch, done: 0, out: Output::new(), held: None, next: Next::Again };
+        let mut request =
+            Request { node: i, conn, batch, done: 0, out: Output::new(), held: None, next: Next::Again, forward: None };
         self.execute(&mut request);
         request
     }
@@ -668,6 +671,7 @@ impl World {
         request.done += done.commands;
         request.held = done.seq.or(request.held);
         request.next = done.next;
+        request.forward = done.forward;
         self.perform(request.node, fx);
     }
 

@@ -47,6 +47,7 @@ pub use parameters::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 pub(super) use position::parse as parse_position;
 pub(super) use sentinel::Told as SentinelTold;
 pub(super) use view::host_and_port;
+pub(super) use wait::Holders;
 
 /// One client connection.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub(super) struct Session {
     pub read_after: Position,
     /// Where its last write is that was passed on to the leader.
     pub written_elsewhere: Position,
+    /// What it wants to know of its last write for WAIT, where the leader has to be asked.
+    pub holders: Holders,
     /// It watches keys at the leader, through this node.
     pub watches_elsewhere: bool,
     /// READONLY was sent.
@@ -187,6 +190,8 @@ pub(super) enum Flow {
         /// Deadline.
         until: Boot,
     },
+    /// It is not answered: the leader is asked first, then it is tried again.
+    Ask,
     /// It is answered, and the connection ends.
     Close,
 }
@@ -279,6 +284,7 @@ impl Keeper {
             knows_slots: false,
             read_after: Position::default(),
             written_elsewhere: Position::default(),
+            holders: Holders::Unasked,
             watches_elsewhere: false,
             readonly: false,
             no_evict: false,
@@ -422,6 +428,7 @@ impl Keeper {
             SessionCommand::Watch => self.watch(session, args, &mut reply),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
             SessionCommand::DataKeeperAfter => self.read_after(session, args, &mut reply),
+            SessionCommand::DataKeeperHolders => self.holders_command(args, &mut reply),
             SessionCommand::DataKeeperPosition => self.position(session, args, &mut reply),
             SessionCommand::DataKeeperStatus => self.status_command(now, &mut reply),
             SessionCommand::SentinelCkQuorum

@@ -1,11 +1,11 @@
-//! DATAKEEPER POSITION and AFTER: positions in the history as tokens that clients carry from one node to another.
+//! DATAKEEPER POSITION, AFTER and HOLDERS: positions in the history as tokens that clients carry from one node to another.
 //!
 //! A token is `group:epoch:offset`, as in `0:7:1202`. Offsets grow with every write, whoever leads, and the epoch grows when a cluster starts over empty: so
 //! the position of a write is a fencing token, too. Compare epochs, then offsets, as numbers.
 //!
 //! A client gives the position of its write (or that of its reads) to a connection to another node by AFTER. That only notes it: the reads that follow
 //! wait until this node has applied it, up to [`crate::base::limits::HOLD_MS`], and are then sent to the leader. A leader shows everything anyway.
-//! A pipeline of AFTER and GET therefore costs one round trip.
+//! A pipeline of AFTER and GET therefore costs one round trip. HOLDERS is what WAIT asks for a position: a leader alone knows it.
 //!
 //! Not here: positions of groups other than 0, of which there are none yet.
 
@@ -49,7 +49,7 @@ impl Keeper {
         let to_come = !self.scratch.is_empty();
         let offset = match (write, &self.leading) {
             (_, Some(_)) if to_come => self.log.end().next(),
-            (true, _) => session.last_write.max(session.written_elsewhere.offset),
+            (true, _) => self.written(session).offset,
             (false, Some(_)) => self.log.end(),
             (false, None) => self.applied.max(session.read_after.offset),
         };
@@ -63,6 +63,25 @@ impl Keeper {
         let here = self.log.epoch_of(offset).filter(|_| offset <= self.log.end());
         let epoch = led.or(told.map(|position| position.epoch)).or(here).unwrap_or(self.log.base().epoch);
         reply.bulk(format!("{GROUP}:{epoch}:{offset}").as_bytes());
+        Ok(Flow::Done)
+    }
+
+    /// Where the connection's last write is, wherever it was executed; offset 0 if there is none.
+    pub(in crate::keeper) fn written(&self, session: &Session) -> Position {
+        let (here, elsewhere) = (session.last_write, session.written_elsewhere);
+        if here <= elsewhere.offset {
+            return elsewhere;
+        }
+        Position { epoch: self.log.epoch_of(here).unwrap_or(self.log.base().epoch), offset: here }
+    }
+
+    /// DATAKEEPER HOLDERS, at a leader.
+    pub(super) fn holders_command(&self, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+        let position = parse(args.get(2))?;
+        if self.leading.is_none() {
+            return Err("ERR the leader alone knows who holds a position".into());
+        }
+        reply.integer(self.holding(position));
         Ok(Flow::Done)
     }
 
