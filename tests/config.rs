@@ -31,7 +31,7 @@ fn wrong_settings_end_every_command_with_all_errors_and_exit_code_2() {
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()), "{command:?}: {stderr}");
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{command:?}: {stderr}");
-        assert_eq!(lines[0], "error: --set lisen=1: lisen: there is no such key; the nearest is listen");
+        assert_eq!(lines[0], "error: --set lisen=1: lisen: there is no such key; did you mean listen?");
         assert!(lines[1].starts_with("error: --set replication.lease_ms=9: replication: heartbeat_ms 50"), "{stderr}");
     }
 }

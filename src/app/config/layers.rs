@@ -58,8 +58,8 @@ pub enum ConfigError {
         source: Source,
         /// Full path of the key.
         key: String,
-        /// The known key that is most like it.
-        nearest: &'static str,
+        /// The known key or section that is most like it, if one is like it at all.
+        nearest: Option<&'static str>,
     },
     /// A secret in a flag, which every user of the machine can see in the list of processes.
     SecretInFlag {
@@ -94,7 +94,8 @@ impl fmt::Display for ConfigError {
             ConfigError::Unreadable { path, reason } => write!(f, "{path}: cannot be read: {reason}"),
             ConfigError::Syntax { source, reason } => write!(f, "{source}: {reason}"),
             ConfigError::UnknownKey { source, key, nearest } => {
-                write!(f, "{source}: {key}: there is no such key; the nearest is {nearest}")
+                write!(f, "{source}: {key}: there is no such key")?;
+                nearest.map_or(Ok(()), |nearest| write!(f, "; did you mean {nearest}?"))
             }
             ConfigError::SecretInFlag { source, instead } => {
                 write!(f, "{source}: a secret in a flag shows in the list of processes; use {instead}")
@@ -388,12 +389,15 @@ impl Reader {
     }
 }
 
-/// The known key that is most like `path`: fewest insertions, deletions and replacements, compared as a whole and by the last
-/// component, so that a key in the wrong section finds its place.
-fn nearest(path: &str, keys: &[Key]) -> &'static str {
+/// The known key or section that is most like `path`: fewest insertions, deletions and replacements, compared as a whole and by the last
+/// component, so that a key in the wrong section finds its place. None if more than half of it would have to change.
+fn nearest(path: &str, keys: &[Key]) -> Option<&'static str> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
-    let cost = |key: &Key| distance(path, key.path).min(distance(&last(path), &last(key.path)) + 1);
-    keys.iter().min_by_key(|key| cost(key)).map_or("", |key| key.path)
+    let cost = |known: &str| distance(path, known).min(distance(&last(path), &last(known)) + 1);
+    let sections = keys.iter().filter_map(|key| Some(key.path.rsplit_once('.')?.0));
+    let known = keys.iter().map(|key| key.path).chain(sections);
+    let (cost, nearest) = known.map(|known| (cost(known), known)).min_by_key(|(cost, _)| *cost)?;
+    (2 * cost <= last(path).len()).then_some(nearest)
 }
 
 /// Levenshtein distance, one row at a time (Wagner and Fischer, 1974).
@@ -438,8 +442,13 @@ mod tests {
             ("replication.leese_ms", "replication.lease_ms"),
             ("lease_ms", "replication.lease_ms"),
             ("replication.password", "auth.password"),
+            ("replcation", "replication"),
+            ("Auth", "auth"),
         ] {
-            assert_eq!(nearest(path, KEYS), want, "{path}");
+            assert_eq!(nearest(path, KEYS), Some(want), "{path}");
+        }
+        for path in ["9", "colour", "x.y", ""] {
+            assert_eq!(nearest(path, KEYS), None, "{path}");
         }
     }
 
@@ -493,9 +502,9 @@ mod tests {
         assert_eq!(
             errors.lines().collect::<Vec<_>>(),
             [
-                "f.yml: lisen: there is no such key; the nearest is listen",
+                "f.yml: lisen: there is no such key; did you mean listen?",
                 "f.yml: auth: 7: want a map of keys",
-                "f.yml: 9: there is no such key; the nearest is listen",
+                "f.yml: 9: there is no such key",
                 "f.yml: replication.lease_ms: \"soon\": want a whole number in 1..=9",
             ]
         );

@@ -105,7 +105,7 @@ fn flags_override_the_file_and_name_themselves_in_errors() {
     assert_eq!(
         resolve("", &broken).unwrap_err().lines().collect::<Vec<_>>(),
         [
-            "--set leese_ms=4: leese_ms: there is no such key; the nearest is replication.lease_ms",
+            "--set leese_ms=4: leese_ms: there is no such key; did you mean replication.lease_ms?",
             "--set threads: want key.path=value, as in replication.lease_ms=400",
             "--listen here: listen: \"here\": want IP:PORT, as in 127.0.0.1:6379 or [::1]:6379",
             "--set log.level=loud: log.level: \"loud\": want error | warn | info | debug | trace",
@@ -128,7 +128,7 @@ log: [info]
 "#;
     let errors = resolve(file, &[]).unwrap_err();
     let wanted = [
-        "f.yml: clustre: there is no such key; the nearest is cluster",
+        "f.yml: clustre: there is no such key; did you mean cluster?",
         "f.yml: log: a list: want a map of keys",
         "f.yml: listen: \"localhost\": want IP:PORT",
         "f.yml: node_name: \"a/b\": want 1..=64 of",
