@@ -162,7 +162,7 @@ impl Keeper {
             // As a Redis cluster has it, where what names no key belongs nowhere else.
             return if write == Gate::Moved { Gate::MovedByKey } else { write };
         }
-        if session.read_after.offset > self.applied && !self.is_lost(session.read_after) {
+        if session.read_after > self.shown() {
             return Gate::Wait(Refusal::Behind);
         }
         if limit > 0 && self.staleness_ms(now) > limit {
@@ -176,6 +176,13 @@ impl Keeper {
     /// in-sync set is lost so (`acks: leader`).
     pub(super) fn is_lost(&self, position: Position) -> bool {
         self.log.epochs().iter().any(|(epoch, first)| *epoch > position.epoch && *first <= position.offset)
+    }
+
+    /// The position up to which this node's store shows the history. Positions compare by their epochs first: so one that is lost, because a later epoch has
+    /// another entry in its place (`acks: leader`), or because the cluster has started over empty since, is waited for only until something of that epoch is here.
+    pub(super) fn shown(&self) -> Position {
+        let epoch = self.log.epoch_of(self.applied).unwrap_or(self.log.base().epoch);
+        Position { epoch, offset: self.applied }
     }
 
     fn leader_gates(&self, now: Now, asked: Option<Boot>) -> Gates {
@@ -220,7 +227,7 @@ impl Keeper {
                         self.ask_for_round(now, conn, &mut session.reads_asked);
                     }
                     if refusal == Refusal::Behind {
-                        self.behind.insert(conn, session.read_after.offset);
+                        self.behind.insert(conn, session.read_after);
                     }
                     return Some(Held::Waits);
                 }

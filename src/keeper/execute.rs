@@ -5,7 +5,7 @@
 //! held together until everything they tell of is acknowledged.
 
 use crate::base::clock::Now;
-use crate::base::ids::{ConnId, Offset};
+use crate::base::ids::{ConnId, Offset, Position};
 use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{
@@ -248,7 +248,7 @@ impl Keeper {
         }
         session.last_command = spec.name;
         if session.transaction.is_some()
-            && let Some(outcome) = self.queue(now, conn, session, *gates, spec, args, out)
+            && let Some(outcome) = self.queue(now, conn, session, gates, spec, args, out)
         {
             return outcome;
         }
@@ -493,7 +493,7 @@ impl Keeper {
         let epoch = self.leading.as_ref().expect("only a leader executes commands with effects").epoch;
         let offset = self.log.append(epoch, self.clock, &mut self.scratch);
         self.applied = offset;
-        session.last_write = offset;
+        session.written = Position { epoch, offset };
         offset
     }
 

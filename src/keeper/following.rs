@@ -446,9 +446,9 @@ impl Keeper {
             self.apply_entries(&entries);
         }
         if !self.behind.is_empty() {
-            let applied = self.applied;
+            let shown = self.shown();
             let there: Vec<ConnId> =
-                self.behind.extract_if(.., |_, offset| *offset <= applied).map(|(conn, _)| conn).collect();
+                self.behind.extract_if(.., |_, position| *position <= shown).map(|(conn, _)| conn).collect();
             fx.extend(there.into_iter().filter(|conn| self.waiting.remove(conn).is_some()).map(Effect::Resume));
         }
         let floor_counts = !self.config.rules.leaves_out(Rule::SnapshotFloor);

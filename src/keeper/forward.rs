@@ -88,8 +88,9 @@ pub enum Forwarded<'a> {
 
 /// Whether a command can stand in a transaction that is passed on.
 fn can_be_queued(spec: &CommandSpec) -> bool {
-    use SessionCommand::{DataKeeperPosition, Ping, Publish, SPublish, Unwatch};
-    matches!(spec.exec, Exec::Data(_) | Exec::Session(DataKeeperPosition | Ping | Publish | SPublish | Unwatch))
+    use SessionCommand::{DataKeeperAfter, DataKeeperPosition, Ping, Publish, SPublish, Unwatch};
+    let Exec::Session(command) = spec.exec else { return matches!(spec.exec, Exec::Data(_)) };
+    matches!(command, DataKeeperAfter | DataKeeperPosition | Ping | Publish | SPublish | Unwatch)
 }
 
 fn put_request(out: &mut Output, args: &Args<'_>) {
@@ -150,7 +151,7 @@ impl Keeper {
             }
             Ok(Exec::Session(SessionCommand::Wait)) => {
                 session.holders = Holders::Asked;
-                let Position { epoch, offset } = self.written(session);
+                let Position { epoch, offset } = session.written_last();
                 let token = format!("0:{epoch}:{offset}");
                 put_words(&mut request, &[b"DATAKEEPER", b"HOLDERS", token.as_bytes()]);
                 (before, commands) = (1, 0);
@@ -258,7 +259,7 @@ impl Keeper {
                 };
                 session.note_seen(position(seen));
                 if let Some(written) = written.and_then(position) {
-                    session.written_elsewhere = written;
+                    session.written_elsewhere = session.written_elsewhere.max(written);
                     session.note_seen(Some(written));
                 }
             }
@@ -272,10 +273,6 @@ impl Keeper {
 impl Session {
     /// Later reads show what is there at this position.
     pub(super) fn note_seen(&mut self, position: Option<Position>) {
-        if let Some(position) = position
-            && position.offset > self.read_after.offset
-        {
-            self.read_after = position;
-        }
+        self.read_after = self.read_after.max(position.unwrap_or_default());
     }
 }

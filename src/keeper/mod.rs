@@ -277,8 +277,8 @@ pub struct Keeper {
     waiting: BTreeMap<ConnId, Boot>,
     /// Those of them that count acknowledgements.
     blocked: BTreeSet<ConnId>,
-    /// Connections whose reads wait until this node has applied up to an offset.
-    behind: BTreeMap<ConnId, Offset>,
+    /// Connections whose reads wait until this node has applied up to a position.
+    behind: BTreeMap<ConnId, Position>,
     /// Connections whose reads wait for a round of confirmations that began after this instant.
     confirming: BTreeMap<ConnId, Boot>,
     upkeep_at: Boot,

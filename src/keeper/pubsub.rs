@@ -396,7 +396,7 @@ impl Keeper {
     ) -> Answer {
         let message = Message { sharded, here: false, channel: args.get(1), text: args.get(2) };
         let end = self.log.end();
-        let need = if self.scratch.is_empty() { session.last_write.min(end) } else { end.next() };
+        let need = if self.scratch.is_empty() { session.written.offset.min(end) } else { end.next() };
         let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
         let receivers = if !waits {
             self.announce(now, &message, None, fx)

@@ -30,7 +30,7 @@ use crate::store::{KeyHash, Watch};
 use super::admission::{Gate, Gates, Held, OOM};
 use super::eviction::Room;
 use super::execute::{Next, Outcome};
-use super::session::{Answer, Flow, Session};
+use super::session::{Answer, Flow, Session, parse_position};
 use super::{Effects, Keeper};
 
 const NESTED: &str = "ERR MULTI calls can not be nested";
@@ -212,14 +212,19 @@ impl Keeper {
         now: Now,
         conn: ConnId,
         session: &mut Session,
-        gates: Gates,
+        gates: &mut Gates,
         spec: &'static CommandSpec,
         args: &Args<'_>,
         out: &mut Output,
     ) -> Option<Outcome> {
-        use SessionCommand::{Discard, Multi, Quit, Reset, Watch};
+        use SessionCommand::{DataKeeperAfter, Discard, Multi, Quit, Reset, Watch};
         if matches!(spec.exec, Exec::Session(Multi | SessionCommand::Exec | Discard | Watch | Quit | Reset)) {
             return None;
+        }
+        if matches!(spec.exec, Exec::Session(DataKeeperAfter)) {
+            // It counts from now on: EXEC waits for it before all its commands, not in their midst.
+            session.note_seen(parse_position(args.get(2)).ok());
+            *gates = self.gates_of(now, session);
         }
         let first_slot = || keys_of(spec, args).next().map_or(0, slot);
         // Queueing takes memory, too, so everything is refused.

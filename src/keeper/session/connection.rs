@@ -62,7 +62,6 @@ pub(super) fn set(flag: &mut bool, to: bool, reply: &mut Reply<'_>) -> Answer {
     Ok(Flow::Done)
 }
 
-/// Sets a flag of the session to the ON or OFF of the last argument.
 /// CLIENT CAPA: what the client says it can do. What is not known here does no harm.
 pub(super) fn capa(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     session.takes_redirects |= args.iter().skip(2).any(|word| word.eq_ignore_ascii_case(b"redirect"));
@@ -70,6 +69,7 @@ pub(super) fn capa(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>
     Ok(Flow::Done)
 }
 
+/// Sets a flag of the session to the ON or OFF of the last argument.
 pub(super) fn switch(flag: &mut bool, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     let word = args.get(2);
     let to = word.eq_ignore_ascii_case(b"on");

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ChangeId, ConnId, Offset, Position};
+use crate::base::ids::{ChangeId, ConnId, Position};
 use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
@@ -92,8 +92,8 @@ pub(super) struct Session {
     pub no_touch: bool,
     /// Name of its last command, for CLIENT LIST.
     pub last_command: &'static str,
-    /// Offset of its last write, for WAIT.
-    pub last_write: Offset,
+    /// Where its last write at this node is.
+    pub written: Position,
     /// Number of its last held replies.
     pub held_seq: u64,
     /// Until when its next command waits.
@@ -167,6 +167,11 @@ impl Replies {
 }
 
 impl Session {
+    /// Where its last write is, wherever it was executed; offset 0 if there is none.
+    pub fn written_last(&self) -> Position {
+        self.written.max(self.written_elsewhere)
+    }
+
     /// Whether it gets the reply of the command that is executed now.
     pub fn hears(&self) -> bool {
         self.replies == Replies::All
@@ -290,7 +295,7 @@ impl Keeper {
             no_evict: false,
             no_touch: false,
             last_command: "NULL",
-            last_write: Offset::ZERO,
+            written: Position::default(),
             held_seq: 0,
             wait_until: None,
             reads_asked: None,

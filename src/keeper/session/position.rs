@@ -47,32 +47,18 @@ impl Keeper {
         };
         // Within EXEC, the effects so far are part of the entry to come.
         let to_come = !self.scratch.is_empty();
-        let offset = match (write, &self.leading) {
-            (_, Some(_)) if to_come => self.log.end().next(),
-            (true, _) => self.written(session).offset,
-            (false, Some(_)) => self.log.end(),
-            (false, None) => self.applied.max(session.read_after.offset),
+        let Position { epoch, offset } = match (write, &self.leading) {
+            (_, Some(leading)) if to_come => Position { epoch: leading.epoch, offset: self.log.end().next() },
+            (true, _) => session.written_last(),
+            (false, Some(_)) => self.log.last(),
+            (false, None) => self.shown().max(session.read_after),
         };
         if write && offset == Offset::ZERO {
             reply.null();
             return Ok(Flow::Done);
         }
-        let led = self.leading.as_ref().filter(|_| to_come).map(|leading| leading.epoch);
-        let told =
-            [session.written_elsewhere, session.read_after].into_iter().find(|position| position.offset == offset);
-        let here = self.log.epoch_of(offset).filter(|_| offset <= self.log.end());
-        let epoch = led.or(told.map(|position| position.epoch)).or(here).unwrap_or(self.log.base().epoch);
         reply.bulk(format!("{GROUP}:{epoch}:{offset}").as_bytes());
         Ok(Flow::Done)
-    }
-
-    /// Where the connection's last write is, wherever it was executed; offset 0 if there is none.
-    pub(in crate::keeper) fn written(&self, session: &Session) -> Position {
-        let (here, elsewhere) = (session.last_write, session.written_elsewhere);
-        if here <= elsewhere.offset {
-            return elsewhere;
-        }
-        Position { epoch: self.log.epoch_of(here).unwrap_or(self.log.base().epoch), offset: here }
     }
 
     /// DATAKEEPER HOLDERS, at a leader.

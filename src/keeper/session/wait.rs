@@ -66,7 +66,7 @@ impl Keeper {
             session.wait_until = Some(until);
         }
         let holding = match told {
-            _ if !elsewhere => self.holding(self.written(session)),
+            _ if !elsewhere => self.holding(session.written_last()),
             Holders::Told(told) => told.ok_or(DEPOSED)?,
             Holders::Unasked | Holders::Asked if self.leader_is_confirmed(now) => return Ok(Flow::Ask),
             Holders::Unasked | Holders::Asked if now.boot >= until => return Err(DEPOSED.into()),
