@@ -214,6 +214,32 @@ fn replies_that_a_client_does_not_want_are_dropped() {
     local.finish();
 }
 
+#[test]
+fn a_pipeline_of_large_values_piles_nothing_up_at_the_node_that_passes_it_on() {
+    const VALUE: usize = 8 << 20;
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(PROXY) else { return };
+    cluster.wait_until_whole();
+    let replica = cluster.roles().1[0];
+    let mut client = Client::connect(replica.addr).unwrap();
+    client.set_patience(PATIENCE);
+    let value = vec![b'x'; VALUE];
+    assert_eq!(client.try_call(&[&b"SET"[..], b"big", &value]).unwrap(), ok());
+    let before = replica.process.resident();
+    let mut bytes = Vec::new();
+    encode(&words("SET k v"), &mut bytes);
+    (0..50).for_each(|_| encode(&words("GET big"), &mut bytes));
+    client.send(&bytes).unwrap();
+    assert_eq!(client.receive().unwrap(), ok());
+    let mut most = 0;
+    for _ in 0..50 {
+        assert!(client.receive().unwrap() == Reply::Bulk(value.clone()));
+        most = most.max(replica.process.resident().saturating_sub(before));
+    }
+    assert!(most < 10 * VALUE as u64, "{} MiB for one client", most >> 20);
+    cluster.finish(&[]);
+}
+
 /// What one client has counted on its key.
 struct Counted {
     key: String,

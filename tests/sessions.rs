@@ -32,7 +32,7 @@ use std::path::Path;
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::role::Role;
 use datakeeper::cluster::status::Status;
-use datakeeper::keeper::{Acks, Forwarded, KeeperConfig, Next, Watched, WritesOnReplica};
+use datakeeper::keeper::{Acks, Forwarded, Keeper, KeeperConfig, Next, Watched, WritesOnReplica};
 use support::world::{SLOWNESS, World};
 
 /// Addresses as a real cluster has them; n2 shows an IPv6 address, n3 a host name.
@@ -571,7 +571,13 @@ fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
     world.run(5);
     assert_eq!(world.pushed(1, conn), b"", "it has no reply yet");
     let answered = Forwarded::Answered { seen: b"", written: None, told: None };
-    world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, answered);
+    fn keeper(world: &mut World) -> &mut Keeper {
+        &mut world.nodes[1].as_mut().unwrap().keeper
+    }
+    keeper(&mut world).forwarded(conn, Watched::No, answered);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), b"", "its reply is not on its way yet");
+    keeper(&mut world).replies_sent(conn);
     world.run(5);
     assert_eq!(world.pushed(1, conn), INVALID_K);
 }
@@ -625,6 +631,44 @@ fn wait_at_a_proxying_node_asks_for_the_clients_own_last_write() {
     wait.next = Next::Again;
     assert!(world.answered(&mut wait));
     assert!(wait.out.to_vec().starts_with(b"-UNBLOCKED "));
+}
+
+#[test]
+fn what_a_lost_leader_may_have_executed_is_waited_for_by_later_reads() {
+    let mut world = world(3, |i, config| {
+        realistic(i, config);
+        config.writes_on_replica = WritesOnReplica::Proxy;
+    });
+    let conn = world.connect(1);
+    assert_eq!(world.request(1, conn, &["SET", "k", "v"]).next, Next::Forward);
+    // n1 holds it in its log; nobody knows yet whether it will be acknowledged.
+    world.cut_off.insert(2);
+    let at_leader = world.connect(0);
+    let mut set = world.request(0, at_leader, &["SET", "k", "v"]);
+    world.run(5);
+    assert!(!world.answered(&mut set));
+    world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, Forwarded::Unknown);
+    let mut get = world.request(1, conn, &["GET", "k"]);
+    world.run(5);
+    assert!(!world.answered(&mut get), "{}", get.out.to_vec().escape_ascii());
+    world.run_until("the leader goes on without n2", 900, |w| w.in_sync() == 2);
+    world.run(5);
+    assert!(world.answered(&mut get));
+    assert_eq!(get.out.to_vec(), b"$1\r\nv\r\n");
+}
+
+#[test]
+fn who_leads_himself_waits_for_no_other_leaders_answer() {
+    let mut world = world(3, realistic);
+    let is_superseded = |world: &World, i: usize| {
+        let (now, node) = (world.now(), world.nodes[i].as_ref().unwrap());
+        node.keeper.is_superseded(now, "10.0.0.0:6379")
+    };
+    assert!(!is_superseded(&world, 1) && !is_superseded(&world, 2));
+    world.cut_off.insert(0);
+    world.run_until("a new leader", 2_000, |w| [1, 2].into_iter().any(|i| w.role(i) == Role::Leader));
+    world.run(60);
+    assert!(is_superseded(&world, 1) && is_superseded(&world, 2));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Position};
+use crate::cluster::role::Role;
 use crate::command::{CommandSpec, Exec, Flag, SessionCommand, integer, keys_of, resolve};
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
 
@@ -59,6 +60,8 @@ pub struct Forward {
     pub commands: usize,
     /// Whether the client gets the replies (CLIENT REPLY).
     pub heard: bool,
+    /// Whether the Keeper is to be told when the replies have been sent: [`Keeper::replies_sent`].
+    pub tracked: bool,
     /// Whether WATCH is involved.
     pub watched: Watched,
 }
@@ -198,6 +201,7 @@ impl Keeper {
             before,
             commands,
             heard,
+            tracked: session.tracking.is_some(),
             watched,
         })
     }
@@ -217,10 +221,11 @@ impl Keeper {
         (out.to_vec(), 2)
     }
 
-    /// Where commands are passed on to now; none while no leader is confirmed, or this node leads.
+    /// Whether another node than the one at this address certainly leads by now; it may be this one.
     #[must_use]
-    pub fn forwards_to(&self, now: Now) -> Option<&str> {
-        self.leader_client_addr().filter(|_| self.leading.is_none() && self.leader_is_confirmed(now))
+    pub fn is_superseded(&self, now: Now, addr: &str) -> bool {
+        let confirmed = self.leader_client_addr().filter(|_| self.leader_is_confirmed(now));
+        self.role == Role::Leader || confirmed.is_some_and(|leads| leads != addr)
     }
 
     /// Something that was passed on for this connection is over.
@@ -240,33 +245,39 @@ impl Keeper {
             self.end_transaction(&mut session);
         }
         session.replied_elsewhere();
-        let read = std::mem::take(&mut session.reads_elsewhere);
-        if !read.is_empty() {
-            self.tracking.owe(conn, read);
-            self.upkeep_at = Boot(0);
-        }
         let position = |reply: &[u8]| {
             let token = reply.split(|byte| *byte == b'\n').nth(1)?.strip_suffix(b"\r")?;
             parse_position(token).ok()
         };
         match what {
-            Forwarded::InPart { seen } => session.note_seen(seen.and_then(position)),
+            // Whatever was acknowledged is in the log of a member.
+            Forwarded::InPart { seen } => session.note_seen(seen.and_then(position).or(Some(self.log.last()))),
             Forwarded::Answered { seen, written, .. } => {
-                session.watches_elsewhere = match watched {
-                    Watched::No => session.watches_elsewhere,
-                    Watched::Begins => true,
-                    Watched::Ends => false,
-                };
+                session.watches_elsewhere |= watched == Watched::Begins;
                 session.note_seen(position(seen));
                 if let Some(written) = written.and_then(position) {
                     session.written_elsewhere = session.written_elsewhere.max(written);
                     session.note_seen(Some(written));
                 }
             }
-            Forwarded::Refused | Forwarded::Unknown if watched == Watched::Ends => session.watches_elsewhere = false,
-            Forwarded::Refused | Forwarded::Unknown => {}
+            Forwarded::Unknown => session.note_seen(Some(self.log.last())),
+            Forwarded::Refused => {}
+        }
+        if watched == Watched::Ends && !matches!(what, Forwarded::InPart { .. }) {
+            session.watches_elsewhere = false;
         }
         self.sessions.put_back(conn, session);
+    }
+
+    /// The replies have been sent, as far as the client takes them. What was read for a client that tracks is called invalid now: this node would not notice
+    /// when it changes.
+    pub fn replies_sent(&mut self, conn: ConnId) {
+        let Some(session) = self.sessions.get_mut(conn) else { return };
+        let read = std::mem::take(&mut session.reads_elsewhere);
+        if !read.is_empty() {
+            self.tracking.owe(conn, read);
+            self.upkeep_at = Boot(0);
+        }
     }
 }
 

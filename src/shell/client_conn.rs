@@ -37,7 +37,7 @@ use tokio::net::TcpStream;
 use super::buffers::Buffers;
 use super::node::Node;
 use super::post::Letter;
-use super::proxy::{Outcome, Pool, Upstream};
+use super::proxy::{Early, Outcome, Pool, Upstream};
 use super::runtime::Arrival;
 use super::unsent::Unsent;
 use crate::base::ids::ConnId;
@@ -286,8 +286,8 @@ impl Client {
                 continue;
             }
             if let Turn::Forward(from) = self.turn {
-                if !Box::pin(self.pass_on(from)).await {
-                    return "told to close".to_owned();
+                if let Err(why) = Box::pin(self.pass_on(from)).await {
+                    return why;
                 }
                 continue;
             }
@@ -463,8 +463,11 @@ impl Client {
         }
     }
 
-    /// Passes commands on to the leader, from one on; false if this connection is to be closed.
-    async fn pass_on(&mut self, from: usize) -> bool {
+    /// Passes commands on to the leader, from one on.
+    ///
+    /// # Errors
+    /// Why this connection is over.
+    async fn pass_on(&mut self, from: usize) -> Result<(), String> {
         let worker = self.worker.clone();
         let proxied = self.proxied.as_mut().expect("the Keeper said what to pass on");
         let forward = proxied.forward.take().expect("the Keeper said what to pass on");
@@ -473,20 +476,36 @@ impl Client {
         let own = own.filter(Upstream::is_alive);
         let own_lives = own.is_some();
         let since = *proxied.since.get_or_insert_with(Instant::now);
-        let line = self.line.clone();
-        let closed = poll_fn(|cx| {
-            line.register(cx.waker());
-            if line.close.get() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let outcome = tokio::select! {
-            biased; // whoever is to be closed waits for nothing
-            () = closed => return false,
-            outcome = worker.leader.exchange(&worker.node, &forward, own) => outcome,
+        let early = Early::default();
+        early.set_room(OUTPUT_BYTES_PAUSE);
+        let outcome = {
+            let mut exchange = pin!(worker.leader.exchange(&worker.node, &forward, own, &early));
+            poll_fn(|cx| {
+                self.line.register(cx.waker());
+                if self.line.close.get() {
+                    return Poll::Ready(Err("told to close".to_owned()));
+                }
+                loop {
+                    if let Poll::Ready(outcome) = exchange.as_mut().poll(cx) {
+                        return Poll::Ready(Ok(outcome));
+                    }
+                    let waits = early.is_full();
+                    if let Err(error) = self.send_early(cx, &early) {
+                        return Poll::Ready(Err(error.to_string()));
+                    }
+                    if !waits || early.is_full() {
+                        return Poll::Pending;
+                    }
+                }
+            })
+            .await?
         };
+        let given = early.given();
         let report = |what: Forwarded<'_>| {
             worker.node.with_keeper(|keeper, _, _| keeper.forwarded(self.conn, forward.watched, what));
         };
         let mut output = worker.buffers.borrow_mut().output();
+        early.take().iter().for_each(|reply| output.put_encoded_shared(reply));
         let proxied = self.proxied.get_or_insert_default();
         proxied.watch_lost |= watching && (!own_lives || !matches!(outcome, Outcome::Answered { .. }));
         let (replies, error) = match outcome {
@@ -509,14 +528,15 @@ impl Client {
                 if forward.heard {
                     replies.iter().for_each(|reply| output.put_encoded_shared(reply));
                 }
-                let done = replies.len();
+                let done = given + replies.len();
                 if done > 0 {
                     report(Forwarded::InPart { seen: seen.as_deref() });
                 }
                 self.push(None, output);
+                self.replies_sent(&forward, &early).await?;
                 tokio::time::sleep(FORWARD_PAUSE).await;
                 self.turn = Turn::Execute(from + done);
-                return true;
+                return Ok(());
             }
             Outcome::NotExecuted { replies, .. } => {
                 report(Forwarded::Refused);
@@ -530,15 +550,47 @@ impl Client {
         replies.iter().for_each(|reply| output.put_encoded_shared(reply));
         if let Some(error) = error {
             let mut reply = Reply::new(&mut output, forward.protocol);
-            (replies.len()..forward.commands).for_each(|_| reply.error(error));
+            (given + replies.len()..forward.commands).for_each(|_| reply.error(error));
         }
         if !forward.heard {
             output.clear();
         }
         self.push(None, output);
+        self.replies_sent(&forward, &early).await?;
         self.proxied.get_or_insert_default().since = None;
         self.turn = Turn::Execute(from + forward.commands);
-        true
+        Ok(())
+    }
+
+    /// Tells the Keeper that replies are on their way, if it wants to know.
+    async fn replies_sent(&mut self, forward: &Forward, early: &Early) -> Result<(), String> {
+        if forward.tracked {
+            let sent = poll_fn(|cx| Poll::Ready(self.send_early(cx, early))).await;
+            sent.map_err(|error| error.to_string())?;
+            self.worker.node.with_keeper(|keeper, _, _| keeper.replies_sent(self.conn));
+        }
+        Ok(())
+    }
+
+    /// Sends what may leave, first of all what has come from the leader meanwhile.
+    fn send_early(&mut self, cx: &mut Context<'_>, early: &Early) -> io::Result<()> {
+        let replies = early.take();
+        if !replies.is_empty() {
+            let mut output = self.worker.buffers.borrow_mut().output();
+            replies.iter().for_each(|reply| output.put_encoded_shared(reply));
+            self.push(None, output);
+        }
+        let released = self.line.released.get();
+        while self.unsent.may_leave(released) {
+            let buffers = &mut self.worker.buffers.borrow_mut();
+            match self.unsent.poll_write(cx, &mut self.socket, released, buffers) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => break,
+            }
+            early.moved();
+        }
+        early.set_room(OUTPUT_BYTES_PAUSE.saturating_sub(self.unsent.len()));
+        Ok(())
     }
 
     /// Fetches what was published for this client; it stands behind every reply that was written before, held or not.

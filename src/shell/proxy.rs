@@ -1,5 +1,8 @@
 //! Passing commands on to the leader: connections to it, one exchange at a time on each, and what became of each exchange.
 //!
+//! Replies that mean what they say are for the client at once ([`Early`]), and no more is read from the leader than the client takes: a pipeline of large values
+//! piles nothing up here.
+//!
 //! One pool per client thread. A connection is used by one client at a time, and goes back into the pool once everything on it is answered; one on which
 //! a client watches keys stays with that client. A request is sent once. What is known afterwards is one of four things ([`Outcome`]), and only what was
 //! certainly not executed is tried again, by the caller.
@@ -7,8 +10,11 @@
 //! Not here: which commands are passed on and what they mean (`keeper::forward`).
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +33,8 @@ const CONNECTIONS_MAX: usize = 256;
 const IDLE_MAX: usize = 64;
 /// A leader that says nothing for so long, while something is due from it, is given up.
 const SILENCE: Duration = Duration::from_secs(3);
+/// A client that takes nothing for so long, while replies wait for it, is not waited for any more.
+const STALLED: Duration = Duration::from_secs(60);
 /// How often a silent leader is compared with the one that the Keeper knows.
 const LOOK: Duration = Duration::from_millis(50);
 /// Room for one read.
@@ -48,7 +56,53 @@ pub(super) struct Pool {
     permits: Rc<Semaphore>,
 }
 
-/// What became of an exchange.
+/// Replies that the client may have while others are still to come: it is certain that they stand.
+#[derive(Default)]
+pub(super) struct Early {
+    replies: RefCell<Vec<Bytes>>,
+    /// Replies that were put here, taken out or not.
+    given: Cell<usize>,
+    bytes: Cell<usize>,
+    /// So many bytes may be here before no more are read.
+    room: Cell<usize>,
+    /// Grows when the client takes something, or something is sent to the leader.
+    progress: Cell<u64>,
+}
+
+impl Early {
+    /// How many replies the client has been given so.
+    pub(super) fn given(&self) -> usize {
+        self.given.get()
+    }
+
+    fn give(&self, reply: Bytes) {
+        self.given.set(self.given.get() + 1);
+        self.bytes.set(self.bytes.get() + reply.len());
+        self.replies.borrow_mut().push(reply);
+    }
+
+    /// Takes what is there.
+    pub(super) fn take(&self) -> Vec<Bytes> {
+        self.bytes.set(0);
+        self.replies.take()
+    }
+
+    /// Whether the leader's next replies wait until the client has taken some.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.get() >= self.room.get()
+    }
+
+    pub(super) fn set_room(&self, bytes: usize) {
+        self.room.set(bytes);
+    }
+
+    /// Something has moved.
+    pub(super) fn moved(&self) {
+        self.progress.set(self.progress.get() + 1);
+    }
+}
+
+/// What became of an exchange. Replies are those that the client was not given [`Early`].
 pub(super) enum Outcome {
     /// Everything is answered.
     Answered {
@@ -83,7 +137,13 @@ impl Default for Pool {
 
 impl Pool {
     /// Sends a request to the leader and waits for its replies; on `own`, if there is one: the connection on which the client watches keys.
-    pub(super) async fn exchange(&self, node: &Node, forward: &Forward, own: Option<Upstream>) -> Outcome {
+    pub(super) async fn exchange(
+        &self,
+        node: &Node,
+        forward: &Forward,
+        own: Option<Upstream>,
+        early: &Early,
+    ) -> Outcome {
         let _permit = self.permits.acquire().await;
         if forward.watched == Watched::Ends && own.is_none() {
             return Outcome::WatchLost;
@@ -91,16 +151,15 @@ impl Pool {
         let fitting = |upstream: &Upstream| upstream.to == forward.to && upstream.protocol == forward.protocol;
         let upstream = match own.or_else(|| self.take(fitting)) {
             Some(upstream) => upstream,
-            None => match timeout(SILENCE, Upstream::connect(forward)).await {
-                Ok(Ok(upstream)) => upstream,
-                Ok(Err(error)) => {
+            None => match Upstream::connect(node, forward).await {
+                Ok(upstream) => upstream,
+                Err(error) => {
                     tracing::debug!("cannot pass commands on to {}: {error}", forward.to);
                     return Outcome::nothing();
                 }
-                Err(_) => return Outcome::nothing(),
             },
         };
-        upstream.exchange(node, forward).await
+        upstream.exchange(node, forward, early).await
     }
 
     /// Takes a connection back once its client needs it no more.
@@ -126,7 +185,20 @@ impl Pool {
 }
 
 impl Upstream {
-    async fn connect(forward: &Forward) -> io::Result<Upstream> {
+    /// Gives up once another node leads: who stands still is connected to as well.
+    async fn connect(node: &Node, forward: &Forward) -> io::Result<Upstream> {
+        let mut greeted = pin!(Upstream::greet(forward));
+        let mut silent = Duration::ZERO;
+        while silent < SILENCE && !is_superseded(node, &forward.to) {
+            match timeout(LOOK, &mut greeted).await {
+                Ok(greeted) => return greeted,
+                Err(_) => silent += LOOK,
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    async fn greet(forward: &Forward) -> io::Result<Upstream> {
         let socket = TcpStream::connect(&forward.to).await?;
         socket.set_nodelay(true)?;
         let mut upstream = Upstream {
@@ -161,10 +233,11 @@ impl Upstream {
         matches!(self.socket.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    async fn exchange(mut self, node: &Node, forward: &Forward) -> Outcome {
+    async fn exchange(mut self, node: &Node, forward: &Forward, early: &Early) -> Outcome {
         let wanted = forward.before + forward.commands + 2;
-        let mut replies: Vec<Bytes> = Vec::with_capacity(wanted);
-        let progress = Cell::new(0_u64);
+        let each_by_itself = forward.heard && forward.before == 0 && forward.watched == Watched::No;
+        let mut replies: Vec<Bytes> = Vec::new();
+        let progress_before = early.progress.get();
         let Upstream { socket, input, to, .. } = &mut self;
         let (mut reader, mut writer) = socket.split();
         // Both at once: a leader that waits until its replies are read does not read requests.
@@ -172,7 +245,7 @@ impl Upstream {
             for piece in forward.request.pieces() {
                 for part in piece.chunks(READ_BYTES) {
                     writer.write_all(part).await?;
-                    progress.set(progress.get() + 1);
+                    early.moved();
                 }
             }
             Ok(())
@@ -180,26 +253,40 @@ impl Upstream {
         let receiving = async {
             let mut scan = ReplyScan::default();
             let mut silent = Duration::ZERO;
-            while replies.len() < wanted {
+            while early.given() + replies.len() < wanted {
                 if let Some(len) = scan.advance(input).map_err(io::Error::other)? {
-                    replies.push(input.split_to(len).freeze());
+                    let reply = input.split_to(len).freeze();
+                    let stands = each_by_itself && replies.is_empty() && !is_redirect(&reply);
+                    if stands && early.given() < forward.commands {
+                        early.give(reply);
+                    } else {
+                        replies.push(reply);
+                    }
                     continue;
                 }
                 input.reserve(READ_BYTES);
-                let before = progress.get();
-                match timeout(LOOK, reader.read_buf(input)).await {
+                let before = early.progress.get();
+                let read = async {
+                    // Whoever makes room polls again.
+                    poll_fn(|_| if early.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
+                    reader.read_buf(input).await
+                };
+                match timeout(LOOK, read).await {
                     Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(read) => {
                         read?;
                         silent = Duration::ZERO;
                     }
-                    Err(_) if progress.get() > before => silent = Duration::ZERO,
+                    Err(_) if early.progress.get() > before => silent = Duration::ZERO,
+                    Err(_) if early.is_full() => {
+                        silent += LOOK;
+                        if silent >= STALLED {
+                            return Err(io::ErrorKind::TimedOut.into());
+                        }
+                    }
                     Err(_) => {
                         silent += LOOK;
-                        let leads = node.with_keeper(|keeper, now, _| {
-                            keeper.forwards_to(now).is_none_or(|addr| addr == to.as_str())
-                        });
-                        if silent >= SILENCE || !leads {
+                        if silent >= SILENCE || is_superseded(node, to) {
                             return Err(io::ErrorKind::TimedOut.into());
                         }
                     }
@@ -211,10 +298,15 @@ impl Upstream {
         if let Err(error) = &result {
             tracing::debug!("passing commands on to {to}: {error}");
         }
-        let sent_nothing = progress.get() == 0 && replies.is_empty();
+        let sent_nothing = early.progress.get() == progress_before && early.given() == 0 && replies.is_empty();
         let complete = result.is_ok();
-        sort_out(self, forward, replies, complete, sent_nothing)
+        sort_out(self, forward, early.given(), replies, complete, sent_nothing)
     }
+}
+
+/// Whether another node leads than the one at this address.
+fn is_superseded(node: &Node, addr: &str) -> bool {
+    node.with_keeper(|keeper, now, _| keeper.is_superseded(now, addr))
 }
 
 /// Whether a node answered that it does not lead: it has not executed the command.
@@ -222,10 +314,11 @@ fn is_redirect(reply: &Bytes) -> bool {
     reply.starts_with(b"-REDIRECT ")
 }
 
-/// What the replies that came mean; `complete`: all have come.
+/// What the replies that came mean, after those that were `given` to the client; `complete`: all have come.
 fn sort_out(
     mut upstream: Upstream,
     forward: &Forward,
+    given: usize,
     mut replies: Vec<Bytes>,
     complete: bool,
     sent_nothing: bool,
@@ -234,7 +327,8 @@ fn sort_out(
         return Outcome::nothing();
     }
     let mut before: Vec<Bytes> = replies.drain(..forward.before.min(replies.len())).collect();
-    let positions = replies.split_off(forward.commands.min(replies.len()));
+    let commands = forward.commands - given;
+    let positions = replies.split_off(commands.min(replies.len()));
     let refused = before.iter().chain(&replies).position(is_redirect);
     let Some(refused) = refused else {
         if !complete {
@@ -250,7 +344,7 @@ fn sort_out(
         return Outcome::nothing();
     }
     let first = refused - before.len();
-    if replies[first..].iter().all(is_redirect) && (complete || replies.len() == forward.commands) {
+    if replies[first..].iter().all(is_redirect) && (complete || replies.len() == commands) {
         replies.truncate(first);
         return Outcome::NotExecuted { replies, seen: positions.into_iter().next() };
     }
@@ -283,6 +377,7 @@ mod tests {
             before,
             commands,
             heard: true,
+            tracked: false,
             watched: Watched::No,
         }
     }
@@ -291,7 +386,7 @@ mod tests {
     async fn outcome(before: usize, replies: &[&'static str], complete: bool) -> (&'static str, Vec<Bytes>) {
         let count = if before > 0 { 1 } else { 3 };
         let replies = replies.iter().map(|text| Bytes::from_static(text.as_bytes())).collect();
-        match sort_out(upstream().await, &forward(before, count), replies, complete, false) {
+        match sort_out(upstream().await, &forward(before, count), 0, replies, complete, false) {
             Outcome::Answered { replies, written: Some(_), .. } => ("written", replies),
             Outcome::Answered { replies, .. } => ("answered", replies),
             Outcome::NotExecuted { replies, .. } => ("not executed", replies),
