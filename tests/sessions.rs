@@ -694,13 +694,16 @@ fn paused_writes_wait_and_are_executed_and_reads_go_on() {
     let mut write = world.request(0, conn, &["SET", "k", "v"]);
     let exec = world.connect(0);
     let mut exec = world.pipeline(0, exec, &[&["MULTI"], &["INCR", "n"], &["EXEC"]]);
+    let publisher = world.connect(0);
+    let mut publish = world.request(0, publisher, &["PUBLISH", "channel", "message"]);
     world.run(2_000);
     assert!(!world.answered(&mut write) && !world.answered(&mut exec), "longer than a command waits for a leader");
+    assert!(!world.answered(&mut publish), "as in Redis, what is published waits, too");
     assert_eq!(world.ask_on(0, other, &["MGET", "k", "soon"]), b"*2\r\n$-1\r\n$-1\r\n");
     assert_eq!(world.ask_on(0, other, &["DBSIZE"]), b":1\r\n", "what has expired is hidden and not deleted");
     assert!(world.ask(1, &["SET", "k", "v"]).starts_with("-MOVED"), "the pause is the leader's alone");
     world.run(600);
-    assert!(world.answered(&mut write) && world.answered(&mut exec));
+    assert!(world.answered(&mut write) && world.answered(&mut exec) && world.answered(&mut publish));
     assert_eq!(write.out.to_vec(), b"+OK\r\n");
     assert!(exec.out.to_vec().ends_with(b"*1\r\n:1\r\n"));
     world.run(200);

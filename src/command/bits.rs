@@ -511,9 +511,11 @@ fn run_steps(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, steps: &[Step]) -> Result<D
     }
     let (hash, key) = ctx.first(args);
     let held = ctx.read(hash, key, |entry, _| string(entry.value()).map(<[u8]>::len)).transpose()?.unwrap_or(0);
+    // The command is one event, however many steps it has.
+    let mut event = Event::SetBit;
     if end > held {
         // As in Redis, room is made first, whether or not the numbers fit.
-        splice(ctx, hash, key, held, b"", end, Event::SetBit);
+        splice(ctx, hash, key, held, b"", end, std::mem::replace(&mut event, Event::More));
     }
     let length = held.max(end);
     ctx.reply.array(steps.len());
@@ -529,7 +531,8 @@ fn run_steps(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, steps: &[Step]) -> Result<D
         if stored != held {
             let bytes = field.write(window, stored).to_be_bytes();
             let from = field.at / 8;
-            splice(ctx, hash, key, from, &bytes[7..7 + field.end() - from], length, Event::SetBit);
+            splice(ctx, hash, key, from, &bytes[7..7 + field.end() - from], length, event);
+            event = Event::More;
         }
         ctx.reply.integer(answer);
     }

@@ -102,6 +102,7 @@ impl Keeper {
         }
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
+            self.store.tell_clock(self.clock);
         }
         self.store.tell_time(now.boot);
         self.store.be_quiet(session.no_touch);

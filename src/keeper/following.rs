@@ -484,7 +484,10 @@ impl Keeper {
             group.iter().filter_map(|(_, _, hash)| *hash).for_each(|hash| self.store.touch_entry(hash));
             for (entry, mutation, hash) in group.drain(..) {
                 match mutation {
-                    Some(mutation) => self.apply_logged(entry.offset, hash, &mutation),
+                    Some(mutation) => {
+                        self.store.tell_clock(entry.clock);
+                        self.apply_logged(entry.offset, hash, &mutation);
+                    }
                     None => {
                         self.applied = entry.offset;
                         self.clock = self.clock.max(entry.clock);

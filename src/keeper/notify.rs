@@ -112,7 +112,7 @@ fn named(event: Event) -> &'static [(u16, &'static str)] {
         Event::CopyTo => &[(GENERIC, "copy_to")],
         Event::SetBit => &[(STRING, "setbit")],
         Event::Restore => &[(GENERIC, "restore")],
-        Event::Other(_) => &[],
+        Event::More | Event::Other(_) => &[],
     }
 }
 

@@ -394,6 +394,11 @@ impl Keeper {
         reply: &mut Reply<'_>,
         fx: &mut Effects,
     ) -> Answer {
+        if !session.executing_transaction
+            && let Some(until) = self.paused(now, false)
+        {
+            return Ok(Flow::Block { until });
+        }
         let message = Message { sharded, here: false, channel: args.get(1), text: args.get(2) };
         let end = self.log.end();
         let need = if self.scratch.is_empty() { session.written.offset.min(end) } else { end.next() };

@@ -68,6 +68,8 @@ fn cut(spec: &CommandSpec, args: &Args<'_>) -> Vec<Box<[u8]>> {
     kept
 }
 
+const WRONG_COUNT: &str = "ERR count should be greater than or equal to -1";
+
 impl Keeper {
     /// A command took so long that somebody wants to know.
     #[cold]
@@ -104,9 +106,9 @@ impl Keeper {
     pub(super) fn slowlog_get(&self, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let count = match args.len() {
             2 => 10,
-            3 => match integer(args.get(2)).map_err(|error| error.to_string())? {
+            3 => match integer(args.get(2)).ok().filter(|count| *count >= -1).ok_or(WRONG_COUNT)? {
                 -1 => usize::MAX,
-                count => usize::try_from(count).map_err(|_| "ERR count should be greater than or equal to -1")?,
+                count => count as usize,
             },
             _ => return Err(crate::command::CommandError::unknown_use(args.get(0), args.get(1)).to_string().into()),
         };

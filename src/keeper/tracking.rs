@@ -359,7 +359,7 @@ impl Keeper {
             }
         }
         // CLIENT CACHING is for the next command, or for the next transaction as a whole.
-        if !within && !matches!(spec.name, "client|caching" | "multi") {
+        if !within && spec.name != "multi" && !spec.name.starts_with("client|") {
             session.end_caching();
         }
         let most = self.settings().tracking_keys_max;
@@ -470,8 +470,7 @@ impl Keeper {
 }
 
 pub(super) fn caching(session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
-    let tracking = session.tracking.as_mut().filter(|tracking| tracking.optin || tracking.optout);
-    let tracking = tracking.ok_or(CACHING_WITHOUT_OPT)?;
+    let tracking = session.tracking.as_mut().ok_or(CACHING_WITHOUT_OPT)?;
     let word = args.get(2);
     match () {
         () if word.eq_ignore_ascii_case(b"yes") && !tracking.optin => return Err(YES_WITHOUT_OPTIN.into()),

@@ -250,8 +250,9 @@ impl Store {
             self.watched.note(h, m);
         }
         if self.notes.wanted {
-            let exists = m.key().is_some_and(|key| self.space.find(h, key).is_some());
-            self.notes.note(m, exists);
+            let table = self.space.table(h);
+            let place = m.key().and_then(|key| table.find(h, key));
+            self.notes.note(m, place.map(|place| table.get(place).as_entry()));
         }
     }
 
@@ -263,6 +264,11 @@ impl Store {
     pub fn want_notes(&mut self, wanted: bool) {
         self.notes.wanted = wanted;
         self.settle_attention();
+    }
+
+    /// Says what the leader's clock is at what is applied from here on.
+    pub fn tell_clock(&mut self, clock: Wall) {
+        self.notes.clock = clock;
     }
 
     /// A key was read that is not there.

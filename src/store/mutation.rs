@@ -122,6 +122,8 @@ events! {
     Restore = 15,
     /// SET and its kin, with an expiry that the command gave.
     SetWithExpiry = 16,
+    /// More of what the mutation before it did.
+    More = 17,
 }
 
 /// Why bytes are no mutation. The peer that sent them is broken or hostile: close the link.

@@ -3,12 +3,14 @@
 //! Noted where every mutation passes, on the leader and on replicas alike, and only while somebody wants to know. The keeper takes the
 //! notes after each of its calls, so there are no more of them than one call brings about.
 
-use super::{Event, Mutation};
+use crate::base::clock::Wall;
+
+use super::{Entry, Event, Mutation};
 
 /// One thing that happened, in order with the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Noted {
-    /// A key was changed or deleted; `created`: it was not there before.
+    /// A key was changed or deleted; `created`: it was not there before, or is another one now.
     Changed {
         /// Which.
         key: Box<[u8]>,
@@ -28,13 +30,16 @@ pub enum Noted {
 pub(super) struct Notes {
     /// Whether somebody wants to know.
     pub wanted: bool,
+    /// The leader's clock at what is applied: a key that had expired by then is not what is set anew.
+    pub clock: Wall,
     pub list: Vec<Noted>,
 }
 
 impl Notes {
-    /// Notes a mutation that is about to be applied; `exists`: whether its key is there.
+    /// Notes a mutation that is about to be applied to `entry`, if its key is there.
     #[cold]
-    pub fn note(&mut self, mutation: &Mutation<'_>, exists: bool) {
+    pub fn note(&mut self, mutation: &Mutation<'_>, entry: Option<Entry<'_>>) {
+        let exists = entry.is_some();
         let (key, event) = match mutation {
             Mutation::Put { key, event, .. } | Mutation::Splice { key, event, .. } => (key, event),
             // What is not there is not changed.
@@ -42,7 +47,15 @@ impl Notes {
             Mutation::Delete { key, event } | Mutation::SetExpiry { key, event, .. } => (key, event),
             Mutation::Clear => return self.list.push(Noted::Cleared),
         };
-        self.list.push(Noted::Changed { key: (*key).into(), event: *event, created: !exists });
+        let mut changed = |event, created| self.list.push(Noted::Changed { key: (*key).into(), event, created });
+        let set = matches!(mutation, Mutation::Put { .. });
+        let expired = set && entry.is_some_and(|entry| entry.is_expired(self.clock));
+        if expired {
+            changed(Event::Expired, false);
+        }
+        // As in Redis, these replace the key that was there by another.
+        let replaced = matches!(event, Event::CopyTo | Event::RenameTo | Event::Restore);
+        changed(*event, !exists || expired || set && replaced);
     }
 }
 
@@ -69,12 +82,23 @@ mod tests {
             store.apply(mutation);
         }
         store.note_miss(b"m");
+        let expiring =
+            Mutation::Put { key: b"k", value: ValueRef::Slice(b"v"), expiry: Some(Wall(7)), event: Event::CopyTo };
+        store.apply(&expiring);
+        store.tell_clock(Wall(6));
+        store.apply(&expiring);
+        store.tell_clock(Wall(7));
+        store.apply(&put);
         let want = [
             changed(b"k", Event::Set, true),
             changed(b"k", Event::Set, false),
             changed(b"k", Event::Del, false),
             Noted::Cleared,
             Noted::Missed(b"m"[..].into()),
+            changed(b"k", Event::CopyTo, true),
+            changed(b"k", Event::CopyTo, true),
+            changed(b"k", Event::Expired, false),
+            changed(b"k", Event::Set, true),
         ];
         assert!(store.has_notes());
         assert_eq!(store.take_notes(), want);
