@@ -9,7 +9,7 @@ use datakeeper::base::clock::Wall;
 use datakeeper::base::ids::HashKey;
 use datakeeper::base::jitter::Jitter;
 use datakeeper::base::segments::Segments;
-use datakeeper::command::{Ctx, Exec, SliceState, resolve};
+use datakeeper::command::{Ctx, Exec, Lookups, SliceState, resolve};
 use datakeeper::resp::{Batch, Output, Protocol, Reply};
 use datakeeper::store::Store;
 
@@ -66,6 +66,7 @@ fn allocations(commands: &[&[&[u8]]]) -> Vec<usize> {
             chance: &mut chance,
             slice: &mut slice,
             emitted: 0,
+            lookups: Lookups::default(),
             misses: false,
         };
         exec(&mut ctx, &args).expect("it succeeds");

@@ -25,7 +25,7 @@ use datakeeper::base::ids::HashKey;
 use datakeeper::base::jitter::Jitter;
 use datakeeper::base::limits::BIG_BULK_BYTES;
 use datakeeper::base::segments::Segments;
-use datakeeper::command::{Ctx, Done, Exec, Flag, SliceState, Work, resolve};
+use datakeeper::command::{Ctx, Done, Exec, Flag, Lookups, SliceState, Work, resolve};
 use datakeeper::resp::{Batch, Output, Protocol, Reply};
 use datakeeper::store::{Mutation, Store, mutations};
 
@@ -96,6 +96,7 @@ impl Bench {
                 chance: &mut self.chance,
                 slice: &mut slice,
                 emitted: 0,
+                lookups: Lookups::default(),
                 misses: false,
             };
             let result = exec(&mut ctx, &args);
@@ -447,6 +448,7 @@ fn walk_survives_writes_between_its_slices() {
             chance: &mut bench.chance,
             slice: &mut slice,
             emitted: 0,
+            lookups: Lookups::default(),
             misses: false,
         };
         if keys(&mut ctx, &args).unwrap() == Done::Done {

@@ -856,18 +856,34 @@ fn config_rewrite_writes_what_config_set_changed_and_is_answered_by_what_came_of
 }
 
 #[test]
+fn reads_are_counted_where_they_are_answered_and_what_they_find_expired_is_too() {
+    let mut world = world(1, realistic);
+    world.ask(0, &["SET", "k", "v"]);
+    world.ask(0, &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    world.ask(0, &["SET", "soon", "v", "PX", "1"]);
+    world.run(10);
+    world.ask(0, &["MGET", "k", "soon", "absent"]);
+    world.ask(0, &["INCR", "absent"]);
+    let info = world.ask(0, &["INFO", "stats"]);
+    let counted = ["keyspace_hits", "keyspace_misses", "expired_keys"].map(|name| field(&info, name));
+    assert_eq!(counted, [Some("1"), Some("2"), Some("1")], "{info}");
+}
+
+#[test]
 fn config_resetstat_lets_the_counters_begin_anew() {
     let mut world = world(1, realistic);
     world.ask(0, &["SET", "k", "v", "PX", "1"]);
     world.ask(0, &["INCR", "n", "n"]);
     world.run(200);
-    let counters = ["expired_keys", "total_error_replies", "total_connections_received", "errorstat_ERR"];
+    world.ask(0, &["MGET", "n", "absent"]);
+    let counters =
+        ["expired_keys", "keyspace_misses", "total_error_replies", "total_connections_received", "errorstat_ERR"];
     let info = world.ask(0, &["INFO"]);
     assert!(counters.iter().all(|name| field(&info, name).is_some_and(|value| value != "0")), "{info}");
     let conn = world.connect(0);
     world.ask_on(0, conn, &["CONFIG", "RESETSTAT"]);
     let info = String::from_utf8(world.ask_on(0, conn, &["INFO"])).unwrap();
     let values = counters.map(|name| field(&info, name));
-    assert_eq!(values, [Some("0"), Some("0"), Some("0"), None]);
+    assert_eq!(values, [Some("0"), Some("0"), Some("0"), Some("0"), None]);
     assert_eq!(field(&info, "total_commands_processed"), Some("1"), "RESETSTAT itself");
 }

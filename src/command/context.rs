@@ -39,6 +39,17 @@ pub(super) enum Sliced {
     Digest(super::debug::Digest),
 }
 
+/// How often a command looked for keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lookups {
+    /// Keys that were there.
+    pub hits: u32,
+    /// Keys that were not, or not any more.
+    pub misses: u32,
+    /// Keys that were deleted because their time had come.
+    pub expired: u32,
+}
+
 /// The surroundings of one execution.
 pub struct Ctx<'a, 'o> {
     /// The keyspace. Commands read it; [`Ctx::emit`] writes it.
@@ -61,6 +72,8 @@ pub struct Ctx<'a, 'o> {
     pub slice: &'a mut SliceState,
     /// Mutations emitted so far.
     pub emitted: u32,
+    /// Keys looked for so far.
+    pub lookups: Lookups,
 }
 
 impl<'o> Ctx<'_, 'o> {
@@ -100,10 +113,14 @@ impl<'o> Ctx<'_, 'o> {
     #[inline]
     pub fn read<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>, &mut Reply<'o>) -> R) -> Option<R> {
         match self.store.use_key(hash, key) {
-            Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry, &mut self.reply)),
+            Some(entry) if !entry.is_expired(self.clock) => {
+                self.lookups.hits += 1;
+                return Some(f(entry, &mut self.reply));
+            }
             Some(_) => self.meet_expired(hash, key),
             None => {}
         }
+        self.lookups.misses += 1;
         if self.misses {
             self.store.note_miss(key);
         }
@@ -114,10 +131,14 @@ impl<'o> Ctx<'_, 'o> {
     #[inline]
     pub fn peek<R>(&mut self, hash: KeyHash, key: &[u8], f: impl FnOnce(Entry<'_>) -> R) -> Option<R> {
         match self.store.get(hash, key) {
-            Some(entry) if !entry.is_expired(self.clock) => return Some(f(entry)),
+            Some(entry) if !entry.is_expired(self.clock) => {
+                self.lookups.hits += 1;
+                return Some(f(entry));
+            }
             Some(_) => self.meet_expired(hash, key),
             None => {}
         }
+        self.lookups.misses += 1;
         if self.misses {
             self.store.note_miss(key);
         }
@@ -126,6 +147,7 @@ impl<'o> Ctx<'_, 'o> {
 
     fn meet_expired(&mut self, hash: KeyHash, key: &[u8]) {
         if self.expire {
+            self.lookups.expired += 1;
             self.emit_hashed(hash, &Mutation::Delete { key, event: Event::Expired });
         }
     }

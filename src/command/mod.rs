@@ -33,7 +33,7 @@ mod string;
 mod table;
 mod transaction;
 
-pub use context::{Ctx, Done, SliceState};
+pub use context::{Ctx, Done, Lookups, SliceState};
 pub use error::CommandError;
 pub use glob::glob_matches;
 pub use number::{Decimal, integer};

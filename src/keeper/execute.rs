@@ -9,7 +9,8 @@ use crate::base::ids::{ConnId, Offset, Position};
 use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{
-    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, SessionCommand, find_spec, keys_of, resolve, slot,
+    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, Lookups, SessionCommand, find_spec, keys_of, resolve,
+    slot,
 };
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
@@ -484,9 +485,17 @@ impl Keeper {
             chance: &mut self.rng,
             slice: &mut session.slice,
             emitted: 0,
+            lookups: Lookups::default(),
         };
         let result = run(&mut ctx, args);
-        (result, ctx.emitted)
+        let (emitted, lookups) = (ctx.emitted, ctx.lookups);
+        self.stats.expired_keys += u64::from(lookups.expired);
+        // A command that runs in slices looks again in each; its last one counts.
+        if spec.flags.has(Flag::Readonly) && !matches!(result, Ok(Done::More)) {
+            self.stats.hits += u64::from(lookups.hits);
+            self.stats.misses += u64::from(lookups.misses);
+        }
+        (result, emitted)
     }
 
     /// Makes an entry of what was emitted; returns its offset.

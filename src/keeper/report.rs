@@ -30,6 +30,10 @@ pub(super) struct Stats {
     pub forwarded_unknown: u64,
     /// Keys deleted because their time had come.
     pub expired_keys: u64,
+    /// Keys that reading commands looked for and found.
+    pub hits: u64,
+    /// Keys that they did not find.
+    pub misses: u64,
     /// Keys deleted because memory was short.
     pub evicted_keys: u64,
     /// Entries applied as a follower.
@@ -63,6 +67,8 @@ impl Stats {
             forwarded: 0,
             forwarded_unknown: 0,
             expired_keys: 0,
+            hits: 0,
+            misses: 0,
             evicted_keys: 0,
             entries_applied: 0,
             full_resyncs: 0,

@@ -139,6 +139,8 @@ impl Keeper {
         fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
         fields.put("expired_keys", self.stats.expired_keys);
         fields.put("evicted_keys", self.stats.evicted_keys);
+        fields.put("keyspace_hits", self.stats.hits);
+        fields.put("keyspace_misses", self.stats.misses);
         fields.put("pubsub_channels", self.pubsub.names(Kind::Channel));
         fields.put("pubsub_patterns", self.pubsub.names(Kind::Pattern));
         fields.put("pubsubshard_channels", self.pubsub.names(Kind::Shard));
