@@ -115,6 +115,8 @@ const VOLATILE: &[&str] = &[
     "server_time_usec",
     "used_memory",
     "used_memory_human",
+    "used_memory_peak",
+    "used_memory_peak_human",
     "mem_replication_backlog",
     "master_replid",
     "dataset",

@@ -93,6 +93,19 @@ pub enum WritesOnReplica {
     Proxy,
 }
 
+/// What the operating system says of this process and its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessFigures {
+    /// Time on a CPU in the process's own code, ms.
+    pub user_ms: u64,
+    /// Time on a CPU in the kernel, ms.
+    pub system_ms: u64,
+    /// Memory that is resident, in bytes.
+    pub resident: usize,
+    /// Memory of the machine, in bytes.
+    pub machine: usize,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct KeeperConfig {
@@ -142,6 +155,8 @@ pub struct KeeperConfig {
     pub parameters: Vec<(String, String)>,
     /// Tells how long commands take: the clock behind [`Now::boot`](crate::base::clock::Now), read meanwhile. Nothing is decided by it.
     pub stopwatch: fn() -> Boot,
+    /// Asks the operating system, for INFO alone; nothing if it does not say.
+    pub process: fn() -> Option<ProcessFigures>,
     /// The rule that a test build leaves out.
     pub rules: LeftOut,
 }
@@ -174,6 +189,7 @@ impl KeeperConfig {
             config_file: None,
             parameters: Vec::new(),
             stopwatch: || Boot(0),
+            process: || None,
             rules: LeftOut::default(),
         }
     }

@@ -412,6 +412,7 @@ impl Keeper {
                 Resync::Stream => Mode::Stream,
                 Resync::Truncate(to) => Mode::Truncate(to),
                 Resync::Full => {
+                    self.stats.partial_syncs_refused += 1;
                     let text = format!(
                         "{} cannot be continued: leader {} after {}",
                         hello.last,
@@ -437,6 +438,10 @@ impl Keeper {
             Mode::Full(base) => base.offset.next(),
         };
         let full = matches!(mode, Mode::Full(_));
+        match full {
+            true => self.stats.full_syncs_served += 1,
+            false => self.stats.partial_syncs += 1,
+        }
         let follower =
             leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
         let former = follower.link.replace(link);

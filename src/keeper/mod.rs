@@ -54,7 +54,7 @@ use crate::replication::pulse::PulseCell;
 use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
-pub use config::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
+pub use config::{Acks, KeeperConfig, ProcessFigures, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next};
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
@@ -73,6 +73,9 @@ use links::Link;
 use pubsub::PubSub;
 use session::Sessions;
 use slowlog::SlowLog;
+
+/// Pause between slices of background work while there is none that is due.
+const SWEEP_MS: u64 = 100;
 
 /// What happened, as the shell reports it.
 #[derive(Debug)]
@@ -525,7 +528,7 @@ impl Keeper {
 
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
-        self.stats.sample(now);
+        self.stats.sample(now, self.store.used_memory());
         let mut more = self.store.sweep(256);
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
@@ -536,7 +539,7 @@ impl Keeper {
         }
         let floor = self.acked.min(self.applied);
         self.log.trim(self.config.backlog_bytes, floor);
-        let pause_ms = if more { 1 } else { 100 };
+        let pause_ms = if more { 1 } else { SWEEP_MS };
         self.upkeep_at = now.boot.plus_ms(pause_ms);
     }
 

@@ -16,8 +16,16 @@ use super::Keeper;
 pub(super) struct Stats {
     /// Start of the process.
     pub since: Boot,
+    /// Most memory that the store has taken since then; not counted anew.
+    pub memory_peak: usize,
     /// Clients that connected.
     pub connections: u64,
+    /// Clients turned away because there were too many.
+    pub rejected: u64,
+    /// Bytes that came from clients.
+    pub bytes_in: u64,
+    /// Bytes for clients, counted when they are handed to the connection.
+    pub bytes_out: u64,
     /// Commands executed.
     pub commands: u64,
     /// Commands answered with an error.
@@ -40,6 +48,12 @@ pub(super) struct Stats {
     pub entries_applied: u64,
     /// Full resyncs begun as a follower.
     pub full_resyncs: u64,
+    /// Full resyncs begun as leader.
+    pub full_syncs_served: u64,
+    /// Followers that could go on from what they had.
+    pub partial_syncs: u64,
+    /// Followers that asked to, and could not.
+    pub partial_syncs_refused: u64,
     /// Bytes put on links as leader.
     pub link_bytes: u64,
     /// Messages that did not get to another node: its link had too much to carry, or there was none.
@@ -48,19 +62,31 @@ pub(super) struct Stats {
     pub subscribers_closed: u64,
     /// `errors` by the first word of their text. All texts are ours, so there are few.
     by_code: BTreeMap<Box<str>, u64>,
-    /// When `commands` was last looked at, and what it was.
-    sampled: (Boot, u64),
-    commands_per_s: u64,
+    /// When the counters of [`Rates`] were last looked at, and what they were.
+    sampled: (Boot, Rates),
+    rates: Rates,
 }
 
-/// The rate of commands is that of the last full second.
+/// Commands and bytes: counted, or per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    pub commands: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Rates are those of the last full second.
 const SAMPLE_MS: u64 = 1_000;
 
 impl Stats {
     pub fn new(now: Now) -> Stats {
         Stats {
             since: now.boot,
+            memory_peak: 0,
             connections: 0,
+            rejected: 0,
+            bytes_in: 0,
+            bytes_out: 0,
             commands: 0,
             errors: 0,
             redirects: 0,
@@ -72,18 +98,21 @@ impl Stats {
             evicted_keys: 0,
             entries_applied: 0,
             full_resyncs: 0,
+            full_syncs_served: 0,
+            partial_syncs: 0,
+            partial_syncs_refused: 0,
             link_bytes: 0,
             published_dropped: 0,
             subscribers_closed: 0,
             by_code: BTreeMap::new(),
-            sampled: (now.boot, 0),
-            commands_per_s: 0,
+            sampled: (now.boot, Rates::default()),
+            rates: Rates::default(),
         }
     }
 
     /// Begins to count anew.
     pub fn reset(&mut self, now: Now) {
-        *self = Stats { since: self.since, ..Stats::new(now) };
+        *self = Stats { since: self.since, memory_peak: self.memory_peak, ..Stats::new(now) };
     }
 
     /// A command is answered with this error. Redirects are counted on their own.
@@ -101,18 +130,26 @@ impl Stats {
         self.by_code.iter().map(|(code, count)| (&**code, *count))
     }
 
-    /// Takes a new sample of the rate when the last one is old enough.
-    pub fn sample(&mut self, now: Now) {
-        let ms = now.boot.ms_since(self.sampled.0);
+    /// Takes new samples: of the memory, and of the rates when the last one is old enough.
+    pub fn sample(&mut self, now: Now, memory: usize) {
+        self.memory_peak = self.memory_peak.max(memory);
+        let (at, before) = self.sampled;
+        let ms = now.boot.ms_since(at);
         if ms >= SAMPLE_MS {
-            self.commands_per_s = (self.commands - self.sampled.1) * 1_000 / ms;
-            self.sampled = (now.boot, self.commands);
+            let count = Rates { commands: self.commands, bytes_in: self.bytes_in, bytes_out: self.bytes_out };
+            let rate = |now: u64, before: u64| (now - before) * 1_000 / ms;
+            self.rates = Rates {
+                commands: rate(count.commands, before.commands),
+                bytes_in: rate(count.bytes_in, before.bytes_in),
+                bytes_out: rate(count.bytes_out, before.bytes_out),
+            };
+            self.sampled = (now.boot, count);
         }
     }
 
-    /// Commands per second, lately.
-    pub fn commands_per_s(&self) -> u64 {
-        self.commands_per_s
+    /// What there was per second, lately.
+    pub fn rates(&self) -> Rates {
+        self.rates
     }
 }
 
@@ -121,6 +158,12 @@ impl Keeper {
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
         (self.store.len(), self.store.used_memory())
+    }
+
+    /// So many bytes came from clients, and so many go to them.
+    pub fn count_bytes(&mut self, bytes_in: u64, bytes_out: u64) {
+        self.stats.bytes_in += bytes_in;
+        self.stats.bytes_out += bytes_out;
     }
 
     /// The cluster as this node sees it, from memory alone.

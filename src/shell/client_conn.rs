@@ -204,6 +204,8 @@ struct Client {
     /// Nothing is read any more: the connection closes when all is sent.
     ending: bool,
     unsent: Unsent,
+    /// Bytes that came, and that were handed to `unsent`, of which the Keeper was not told yet.
+    uncounted: (u64, u64),
     /// What the proxy needs to know, if this connection has ever needed it.
     proxied: Option<Box<Proxied>>,
 }
@@ -269,6 +271,7 @@ impl Client {
             offence: None,
             ending: false,
             unsent: Unsent::default(),
+            uncounted: (0, 0),
             proxied: None,
         })
     }
@@ -305,7 +308,8 @@ impl Client {
                     }
                 }
                 Ok(News::Read(0)) => self.end(),
-                Ok(News::Read(_)) => {
+                Ok(News::Read(bytes)) => {
+                    self.uncounted.0 += bytes as u64;
                     self.unparsed = true;
                     if self.turn == Turn::Idle {
                         self.take_in();
@@ -437,13 +441,15 @@ impl Client {
         let mut output = self.worker.buffers.borrow_mut().output();
         let (executed, trusted) = self.worker.node.with_keeper(|keeper, now, effects| {
             let executed = keeper.execute(now, self.conn, &self.batch, &self.input, from, &mut output, effects);
+            let (bytes_in, bytes_out) = std::mem::take(&mut self.uncounted);
+            keeper.count_bytes(bytes_in, bytes_out + output.len() as u64);
             (executed, keeper.is_trusted(self.conn))
         });
         if self.trusted != trusted {
             self.trusted = trusted;
             self.parser.set_trusted(trusted);
         }
-        self.push(executed.seq, output);
+        self.hand_over(executed.seq, output);
         if let Some(forward) = executed.forward {
             self.proxied.get_or_insert_default().forward = Some(forward);
         }
@@ -532,7 +538,7 @@ impl Client {
                 if done > 0 {
                     report(Forwarded::InPart { seen: seen.as_deref() });
                 }
-                self.push(None, output);
+                self.push(output);
                 self.replies_sent(&forward, &early).await?;
                 tokio::time::sleep(FORWARD_PAUSE).await;
                 self.turn = Turn::Execute(from + done);
@@ -555,7 +561,7 @@ impl Client {
         if !forward.heard {
             output.clear();
         }
-        self.push(None, output);
+        self.push(output);
         self.replies_sent(&forward, &early).await?;
         self.proxied.get_or_insert_default().since = None;
         self.turn = Turn::Execute(from + forward.commands);
@@ -578,7 +584,7 @@ impl Client {
         if !replies.is_empty() {
             let mut output = self.worker.buffers.borrow_mut().output();
             replies.iter().for_each(|reply| output.put_encoded_shared(reply));
-            self.push(None, output);
+            self.push(output);
         }
         let released = self.line.released.get();
         while self.unsent.may_leave(released) {
@@ -597,9 +603,13 @@ impl Client {
     fn take_pushed(&mut self) {
         let mut output = self.worker.buffers.borrow_mut().output();
         let node = &self.worker.node;
-        let more = node.with_keeper(|keeper, _, _| keeper.take_pushed(self.conn, &mut output, OUTPUT_BYTES_PAUSE));
+        let more = node.with_keeper(|keeper, _, _| {
+            let more = keeper.take_pushed(self.conn, &mut output, OUTPUT_BYTES_PAUSE);
+            keeper.count_bytes(0, output.len() as u64);
+            more
+        });
         self.line.pushed.set(more);
-        self.push(None, output);
+        self.hand_over(None, output);
     }
 
     /// The batch is executed: its bytes go; then the offence behind it, or the bytes that came meanwhile.
@@ -612,7 +622,7 @@ impl Client {
             tracing::debug!(conn = self.conn.0, "protocol error: {offence}");
             let mut output = self.worker.buffers.borrow_mut().output();
             Reply::new(&mut output, Protocol::Resp2).error(&format!("ERR Protocol error: {offence}"));
-            self.push(None, output);
+            self.push(output);
             self.end();
         } else if self.unparsed {
             self.take_in();
@@ -623,7 +633,13 @@ impl Client {
         self.worker.buffers.borrow_mut().take_batch(std::mem::take(&mut self.batch));
     }
 
-    fn push(&mut self, seq: Option<u64>, output: Output) {
+    /// What the Keeper has not written.
+    fn push(&mut self, output: Output) {
+        self.uncounted.1 += output.len() as u64;
+        self.hand_over(None, output);
+    }
+
+    fn hand_over(&mut self, seq: Option<u64>, output: Output) {
         self.unsent.push(seq, output, &mut self.worker.buffers.borrow_mut());
     }
 
@@ -659,7 +675,11 @@ impl Drop for Client {
         self.give_back_batch();
         self.worker.buffers.borrow_mut().take_input(std::mem::take(&mut self.input));
         if !self.worker.node.over.is_cancelled() {
-            self.worker.node.with_keeper(|keeper, _, _| keeper.client_gone(self.conn));
+            let (bytes_in, bytes_out) = self.uncounted;
+            self.worker.node.with_keeper(|keeper, _, _| {
+                keeper.count_bytes(bytes_in, bytes_out);
+                keeper.client_gone(self.conn);
+            });
         }
     }
 }

@@ -20,6 +20,7 @@ mod buffers;
 mod client_conn;
 mod links;
 mod post;
+mod process;
 mod proxy;
 mod pulse;
 mod runtime;

@@ -23,9 +23,9 @@ use super::client_conn::Worker;
 use super::node::Node;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 /// A client from which nothing was heard for this long is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(300);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Pause after the system refused a socket: it has none left, and asking again at once would not find one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 

@@ -399,3 +399,65 @@ fn subscriber_that_does_not_read_is_closed_and_one_that_reads_gets_everything() 
     let _ = deaf.read_to_end(&mut rest); // its end, or a reset
     assert!(rest.len() < MESSAGES * message.len());
 }
+
+/// A whole bulk reply to a command, with its length in front.
+fn ask_for_bulk(socket: &mut TcpStream, args: &[&[u8]]) -> String {
+    socket.write_all(&command(args)).unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        bytes.extend(byte);
+    }
+    let len: usize = std::str::from_utf8(&bytes[1..bytes.len() - 2]).unwrap().parse().unwrap();
+    let head = bytes.len();
+    bytes.resize(head + len + 2, 0);
+    socket.read_exact(&mut bytes[head..]).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn field<T: std::str::FromStr>(info: &str, name: &str) -> T {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} in {info}"))
+}
+
+#[test]
+fn info_counts_every_byte_of_clients() {
+    let server = solo();
+    let (mut socket, mut listener) = (connect(server.client_addr()), connect(server.client_addr()));
+    let net = |info: &str| ["total_net_input_bytes", "total_net_output_bytes"].map(|name| field::<usize>(info, name));
+    let stats: &[&[u8]] = &[b"INFO", b"STATS"];
+    let first = ask_for_bulk(&mut socket, stats);
+    assert_eq!(net(&first), [0, 0]);
+
+    let subscribe = command(&[b"SUBSCRIBE", b"news"]);
+    let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n";
+    listener.write_all(&subscribe).unwrap();
+    receive(&mut listener, subscribed);
+    let publish = command(&[b"PUBLISH", b"news", b"hello"]);
+    let message = b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n";
+    socket.write_all(&publish).unwrap();
+    receive(&mut socket, b":1\r\n");
+    receive(&mut listener, message);
+    let big = vec![b'x'; 3 << 20]; // does not go through the buffer of small ones
+    let set = command(&[b"SET", b"k", &big]);
+    socket.write_all(&set).unwrap();
+    receive(&mut socket, b"+OK\r\n");
+
+    let bytes_in = command(stats).len() + subscribe.len() + publish.len() + set.len();
+    let bytes_out = first.len() + subscribed.len() + 4 + message.len() + 5;
+    assert_eq!(net(&ask_for_bulk(&mut socket, stats)), [bytes_in, bytes_out]);
+    server.stop();
+}
+
+#[test]
+fn info_shows_what_the_process_takes() {
+    let server = solo();
+    let mut socket = connect(server.client_addr());
+    let info = ask_for_bulk(&mut socket, &[b"INFO"]);
+    let resident: usize = field(&info, "used_memory_rss");
+    assert!(resident > field(&info, "used_memory") && resident < field(&info, "total_system_memory"), "{info}");
+    let cpu = ["used_cpu_user", "used_cpu_sys"].map(|name| field::<f64>(&info, name));
+    assert!(cpu[0] + cpu[1] < 1e6 && cpu[0] >= 0.0 && cpu[1] >= 0.0, "{info}");
+    server.stop();
+}

@@ -1,7 +1,7 @@
 //! INFO, ROLE and DATAKEEPER STATUS: what operators and monitoring are told.
 //!
 //! INFO has the sections and field names of Redis 7.2 as far as they mean something here, and a section of our own. What the
-//! Keeper cannot know (figures of the process, of the allocator) is absent, never made up. Field names are unique over
+//! Keeper cannot know (figures of the allocator, of connections' buffers) is absent, never made up. Field names are unique over
 //! all sections, because clients read them into one map. Statistics per command are in two sections that have to be
 //! asked for, by name or with `all`.
 
@@ -11,8 +11,8 @@ use crate::base::clock::Now;
 use crate::base::limits::CLIENTS_MAX;
 use crate::cluster::role::Role;
 use crate::command::REDIS_VERSION;
-use crate::keeper::Keeper;
 use crate::keeper::pubsub::Kind;
+use crate::keeper::{Keeper, SWEEP_MS};
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Reply};
 
@@ -30,6 +30,7 @@ const SECTIONS: &[(&str, Section)] = &[
     ("Persistence", Keeper::info_persistence),
     ("Stats", Keeper::info_stats),
     ("Replication", Keeper::info_replication),
+    ("CPU", Keeper::info_cpu),
     ("Modules", |_, _, _| {}),
     ("Commandstats", Keeper::info_commands),
     ("Errorstats", Keeper::info_errors),
@@ -91,6 +92,7 @@ impl Keeper {
 
     fn info_server(&self, now: Now, fields: &mut Fields) {
         let up_s = now.boot.ms_since(self.stats.since) / 1_000;
+        let several_threads = self.config.parameters.iter().any(|(name, value)| name == "io-threads" && value != "1");
         fields.put("redis_version", REDIS_VERSION);
         fields.put("datakeeper_version", env!("CARGO_PKG_VERSION"));
         fields.put("redis_git_sha1", "00000000");
@@ -103,6 +105,9 @@ impl Keeper {
         fields.put("server_time_usec", now.wall.0 * 1_000);
         fields.put("uptime_in_seconds", up_s);
         fields.put("uptime_in_days", up_s / 86_400);
+        fields.put("hz", 1_000 / SWEEP_MS);
+        fields.put("configured_hz", 1_000 / SWEEP_MS);
+        fields.put("io_threads_active", u8::from(several_threads));
         fields.put("config_file", self.config.config_file.as_deref().unwrap_or(""));
     }
 
@@ -117,10 +122,21 @@ impl Keeper {
     }
 
     fn info_memory(&self, _now: Now, fields: &mut Fields) {
-        fields.put_bytes("used_memory", self.store.used_memory());
+        let (used, backlog) = (self.store.used_memory(), self.log.bytes());
+        let process = (self.config.process)();
+        fields.put_bytes("used_memory", used);
+        if let Some(process) = process {
+            fields.put_bytes("used_memory_rss", process.resident);
+        }
+        fields.put_bytes("used_memory_peak", self.stats.memory_peak.max(used));
+        if let Some(process) = process {
+            let ratio = process.resident as f64 / (used + backlog).max(1) as f64;
+            fields.put_bytes("total_system_memory", process.machine);
+            fields.put("mem_fragmentation_ratio", format_args!("{ratio:.2}"));
+        }
         fields.put_bytes("maxmemory", self.settings().max_memory as usize);
         fields.put("maxmemory_policy", self.settings().eviction.as_str());
-        fields.put("mem_replication_backlog", self.log.bytes());
+        fields.put("mem_replication_backlog", backlog);
     }
 
     fn info_persistence(&self, _now: Now, fields: &mut Fields) {
@@ -128,15 +144,33 @@ impl Keeper {
         fields.put("async_loading", 0);
         fields.put("rdb_bgsave_in_progress", 0);
         fields.put("rdb_last_bgsave_status", "ok");
+        fields.put("rdb_last_bgsave_time_sec", -1);
+        fields.put("rdb_current_bgsave_time_sec", -1);
+        fields.put("rdb_saves", 0);
         fields.put("aof_enabled", 0);
         fields.put("aof_rewrite_in_progress", 0);
+        fields.put("aof_rewrite_scheduled", 0);
+        fields.put("aof_last_rewrite_time_sec", -1);
+        fields.put("aof_current_rewrite_time_sec", -1);
         fields.put("aof_last_bgrewrite_status", "ok");
+        fields.put("aof_rewrites", 0);
+        fields.put("aof_last_write_status", "ok");
     }
 
     fn info_stats(&self, _now: Now, fields: &mut Fields) {
         fields.put("total_connections_received", self.stats.connections);
         fields.put("total_commands_processed", self.stats.commands);
-        fields.put("instantaneous_ops_per_sec", self.stats.commands_per_s());
+        let rates = self.stats.rates();
+        let kib = |bytes: u64| format!("{:.2}", bytes as f64 / 1_024.0);
+        fields.put("instantaneous_ops_per_sec", rates.commands);
+        fields.put("total_net_input_bytes", self.stats.bytes_in);
+        fields.put("total_net_output_bytes", self.stats.bytes_out);
+        fields.put("instantaneous_input_kbps", kib(rates.bytes_in));
+        fields.put("instantaneous_output_kbps", kib(rates.bytes_out));
+        fields.put("rejected_connections", self.stats.rejected);
+        fields.put("sync_full", self.stats.full_syncs_served);
+        fields.put("sync_partial_ok", self.stats.partial_syncs);
+        fields.put("sync_partial_err", self.stats.partial_syncs_refused);
         fields.put("expired_keys", self.stats.expired_keys);
         fields.put("evicted_keys", self.stats.evicted_keys);
         fields.put("keyspace_hits", self.stats.hits);
@@ -144,6 +178,8 @@ impl Keeper {
         fields.put("pubsub_channels", self.pubsub.names(Kind::Channel));
         fields.put("pubsub_patterns", self.pubsub.names(Kind::Pattern));
         fields.put("pubsubshard_channels", self.pubsub.names(Kind::Shard));
+        fields.put("latest_fork_usec", 0);
+        fields.put("total_forks", 0);
         let (keys, items, prefixes) = self.tracking.sizes();
         fields.put("tracking_total_keys", keys);
         fields.put("tracking_total_items", items);
@@ -194,6 +230,15 @@ impl Keeper {
         fields.put("repl_backlog_size", self.config.backlog_bytes);
         fields.put("repl_backlog_first_byte_offset", base.next());
         fields.put("repl_backlog_histlen", end.0 - base.0);
+    }
+
+    fn info_cpu(&self, _now: Now, fields: &mut Fields) {
+        let Some(process) = (self.config.process)() else { return };
+        let seconds = |ms: u64| format!("{}.{:06}", ms / 1_000, ms % 1_000 * 1_000);
+        fields.put("used_cpu_sys", seconds(process.system_ms));
+        fields.put("used_cpu_user", seconds(process.user_ms));
+        fields.put("used_cpu_sys_children", seconds(0));
+        fields.put("used_cpu_user_children", seconds(0));
     }
 
     fn info_errors(&self, _now: Now, fields: &mut Fields) {

@@ -269,7 +269,11 @@ impl Keeper {
 
     /// A client connected. `false`: there are [`CLIENTS_MAX`] already, or the process ends; the connection has to be closed.
     pub fn client_connected(&mut self, now: Now, conn: ConnId, addr: String, local_addr: String) -> bool {
-        if self.sessions.len() >= CLIENTS_MAX || self.stopping {
+        if self.stopping {
+            return false;
+        }
+        if self.sessions.len() >= CLIENTS_MAX {
+            self.stats.rejected += 1;
             return false;
         }
         self.sessions.accepted += 1;

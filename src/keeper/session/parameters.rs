@@ -14,7 +14,7 @@ use crate::base::limits::{
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
-use crate::keeper::{Acks, Keeper, KeyEvents, LogLevel, ReadMode, Settings};
+use crate::keeper::{Acks, Keeper, KeyEvents, LogLevel, ReadMode, SWEEP_MS, Settings};
 use crate::store::Eviction;
 
 /// Why a value is refused, as CONFIG SET's error ends.
@@ -123,6 +123,9 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("appendonly", |_| "no".into(), Fixed(NO_FILES)),
     Parameter::new("save", |_| String::new(), Fixed(NO_FILES)),
     Parameter::new("timeout", |_| "0".into(), Fixed(NO_TIMEOUT)),
+    Parameter::new("hz", |_| (1_000 / SWEEP_MS).to_string(), Fixed("upkeep has one pace here")),
+    Parameter::new("maxmemory-clients", |_| "0".into(), Fixed("clients are not closed for their memory here")),
+    Parameter::new("protected-mode", |_| "no".into(), Fixed("who may connect is up to listen and password here")),
     Parameter::new(
         "latency-monitor-threshold",
         |k| k.settings().latency_threshold_ms.to_string(),
