@@ -110,6 +110,15 @@ pub enum SessionCommand {
     Watch,
 }
 
+impl SessionCommand {
+    /// Whether it is answered by messages, one for each name, as if they had been published.
+    #[must_use]
+    pub fn is_confirmed(self) -> bool {
+        use SessionCommand::{PSubscribe, PUnsubscribe, SSubscribe, SUnsubscribe, Subscribe, Unsubscribe};
+        matches!(self, Subscribe | Unsubscribe | PSubscribe | PUnsubscribe | SSubscribe | SUnsubscribe)
+    }
+}
+
 use SessionCommand as Run;
 
 pub(super) const ROWS: &[CommandSpec] = &[

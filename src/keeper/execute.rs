@@ -135,6 +135,7 @@ impl Keeper {
                     && session.replies.end(matches!(outcome, Outcome::Next))
                 {
                     out.rewind(mark);
+                    self.take_own(session.protocol, out); // what is pushed is no reply
                 }
                 match outcome {
                     Outcome::Next => {
@@ -306,7 +307,7 @@ impl Keeper {
             }
             Exec::Session(SessionCommand::Exec) => {
                 let outcome = self.exec(now, conn, session, spec, *gates, args, out, need, fx);
-                self.take_own(session.protocol, out);
+                self.take_own_behind_reply(session, out);
                 *gates = self.gates_of(now, session);
                 outcome
             }
@@ -320,7 +321,7 @@ impl Keeper {
                 }
                 let errors = self.stats.errors;
                 let flow = self.session_command(now, conn, session, command, args, out, fx);
-                self.take_own(session.protocol, out);
+                self.take_own_behind_reply(session, out);
                 if !matches!(flow, Flow::Block { .. } | Flow::Ask) {
                     if self.stats.errors > errors {
                         self.calls.failed(spec);

@@ -145,7 +145,7 @@ impl Message<'_> {
 enum Own {
     /// A message, with the pattern by which it gets it.
     Message(Option<Bytes>, Kept),
-    /// What is the same for every protocol.
+    /// What does not depend on its protocol, or is in that already.
     Encoded(Bytes),
 }
 
@@ -290,24 +290,9 @@ impl Session {
 
     /// What may not be executed on a connection that listens and speaks RESP2, in which messages look like replies.
     pub fn refuses(&self, spec: &CommandSpec) -> bool {
-        use SessionCommand::{
-            PSubscribe, PUnsubscribe, Ping, Quit, Reset, SSubscribe, SUnsubscribe, Subscribe, Unsubscribe,
-        };
-        self.protocol == Protocol::Resp2
-            && !matches!(
-                spec.exec,
-                Exec::Session(
-                    Subscribe
-                        | Unsubscribe
-                        | PSubscribe
-                        | PUnsubscribe
-                        | SSubscribe
-                        | SUnsubscribe
-                        | Ping
-                        | Quit
-                        | Reset
-                )
-            )
+        use SessionCommand::{Ping, Quit, Reset};
+        let allowed = |command: SessionCommand| command.is_confirmed() || matches!(command, Ping | Quit | Reset);
+        self.protocol == Protocol::Resp2 && !matches!(spec.exec, Exec::Session(command) if allowed(command))
     }
 }
 
@@ -478,11 +463,16 @@ impl Keeper {
         }
     }
 
+    /// Tells the connection that is being executed something, in its protocol.
+    pub(super) fn tell_own(&mut self, bytes: Bytes) {
+        self.pubsub.own.push(Own::Encoded(bytes));
+    }
+
     /// Puts something that is encoded into a connection's inbox; closes the connection if it does not read.
     pub(super) fn deliver(&mut self, now: Boot, conn: ConnId, bytes: Bytes, fx: &mut Effects) {
         let Some(session) = self.sessions.get_mut(conn) else {
             // It is the one whose batch is being executed.
-            self.pubsub.own.push(Own::Encoded(bytes));
+            self.tell_own(bytes);
             return;
         };
         let inbox = session.inbox.get_or_insert_default();
@@ -547,6 +537,13 @@ impl Keeper {
                 Own::Message(pattern, kept) => kept.message().encode(protocol, pattern.as_ref()),
                 Own::Encoded(bytes) => bytes,
             });
+        }
+    }
+
+    /// The same, unless the reply is to be dropped: then it comes once that is gone.
+    pub(super) fn take_own_behind_reply(&mut self, session: &Session, out: &mut Output) {
+        if session.hears() {
+            self.take_own(session.protocol, out);
         }
     }
 

@@ -360,7 +360,12 @@ impl Keeper {
         out: &mut Output,
         fx: &mut Effects,
     ) -> Flow {
-        let mut reply = Reply::new(out, session.protocol);
+        // SUBSCRIBE and its kin are confirmed by what is pushed, which CLIENT REPLY does not stop.
+        let mut aside = Output::new();
+        let mut reply = match command.is_confirmed() && !session.hears() {
+            true => Reply::new(&mut aside, session.protocol),
+            false => Reply::new(out, session.protocol),
+        };
         let answer = match command {
             SessionCommand::Ping => connection::ping(session, args, &mut reply),
             SessionCommand::Hello => self.hello(now, session, args, out),
@@ -467,6 +472,9 @@ impl Keeper {
             SessionCommand::PubsubShardNumSub => self.pubsub_numsub(Kind::Shard, args, &mut reply),
             SessionCommand::Wait => self.wait(now, conn, session, args, &mut reply),
         };
+        if !aside.is_empty() {
+            self.tell_own(aside.to_vec().into());
+        }
         answer.unwrap_or_else(|text| {
             self.stats.error(&text);
             Reply::new(out, session.protocol).error(&text);
