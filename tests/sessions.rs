@@ -660,6 +660,20 @@ fn what_a_lost_leader_may_have_executed_is_waited_for_by_later_reads() {
 }
 
 #[test]
+fn reads_at_a_replica_that_is_being_filled_are_not_taken_for_writes() {
+    let mut world = world(2, readonly_replicas);
+    let big = "x".repeat(1 << 20);
+    world.ask(0, &["SET", "big", &big]);
+    world.bandwidth.insert(2, (1_000, 0));
+    world.start(2);
+    world.run_until("it is being filled", 2_000, |w| w.role(2) == Role::Syncing);
+    world.run(20);
+    assert_eq!(world.ask(2, &["GET", "big"]), "-LOADING Redis is loading the dataset in memory\r\n");
+    assert!(world.ask(2, &["SET", "big", "1"]).starts_with("-READONLY "));
+    assert_eq!(world.role(2), Role::Syncing);
+}
+
+#[test]
 fn who_leads_himself_waits_for_no_other_leaders_answer() {
     let mut world = world(3, realistic);
     let is_superseded = |world: &World, i: usize| {

@@ -128,7 +128,12 @@ impl Keeper {
             Role::Candidate | Role::Joining | Role::Syncing | Role::Replica => {
                 let write = if self.leader_is_confirmed(now) { Gate::Moved } else { Gate::Wait(Refusal::NoLeader) };
                 let may_read = self.role != Role::Joining && self.follower_may_read();
-                Gates { read: if may_read { Gate::Serve } else { write }, write }
+                let read = match write {
+                    _ if may_read => Gate::Serve,
+                    Gate::Moved => Gate::Elsewhere(Refusal::Loading),
+                    _ => write,
+                };
+                Gates { read, write }
             }
         }
     }
