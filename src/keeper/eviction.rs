@@ -12,10 +12,14 @@ use crate::store::{Event as KeyEvent, Eviction, Victim};
 
 use super::{Effects, Keeper};
 
-/// What one hold of the lock may spend on eviction, in entries looked at: 2 ms at most.
-pub(super) const EVICTION_WORK: usize = 10_000;
+/// What one hold of the lock may spend on eviction, in entries looked at: 0.5 ms.
+pub(super) const EVICTION_WORK: usize = 2_500;
+/// What it may spend before that on what was put off, in the same: merging a sparse segment costs several times as much for each of its entries.
+const PUT_OFF_WORK: usize = 300;
 /// What a key that goes costs beside its search.
 const DELETE_WORK: usize = 3;
+/// Bytes that cost as much to give back as an entry to look at.
+const FREED_BYTES_PER_WORK: usize = 16 << 10;
 /// Most bytes of keys in one entry of deletions.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 /// Work of a sweep at the limit: about 5 ms.
@@ -82,7 +86,7 @@ impl Keeper {
     fn evict(&mut self, target: usize) -> Room {
         debug_assert!(self.scratch.is_empty(), "deletions in the middle of another entry");
         // What was dropped already goes first.
-        if self.store.sweep(EVICTION_WORK) && self.store.used_memory() > target {
+        if self.store.sweep(PUT_OFF_WORK) && self.store.used_memory() > target {
             return Room::Again;
         }
         let (eviction, samples) = (self.settings().eviction, self.settings().eviction_samples);
@@ -97,8 +101,11 @@ impl Keeper {
             }
             match self.store.victim(eviction, samples, &mut self.rng, &mut self.eviction_work) {
                 Victim::Key(hash, key) => {
+                    let used = self.store.used_memory();
                     self.delete_unasked(hash, &key, KeyEvent::Evicted, end);
-                    self.eviction_work = self.eviction_work.saturating_sub(DELETE_WORK);
+                    let freed = used.saturating_sub(self.store.used_memory());
+                    let work = DELETE_WORK + freed / FREED_BYTES_PER_WORK;
+                    self.eviction_work = self.eviction_work.saturating_sub(work);
                     evicted += 1;
                 }
                 Victim::NotYet => {}
