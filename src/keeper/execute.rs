@@ -37,13 +37,8 @@ pub struct Executed {
     pub forward: Option<Box<Forward>>,
     /// Whether the client watches keys at the leader, through this node.
     pub watches_elsewhere: bool,
-}
-
-impl Executed {
-    /// Nothing was executed.
-    fn stopped(next: Next, watches_elsewhere: bool) -> Executed {
-        Executed { commands: 0, seq: None, next, forward: None, watches_elsewhere }
-    }
+    /// Whether it has shown the password, or needs none.
+    pub trusted: bool,
 }
 
 /// What the connection does after a call.
@@ -88,7 +83,14 @@ impl Keeper {
         fx: &mut Effects,
     ) -> Executed {
         let Some(mut session) = self.sessions.take(conn) else {
-            return Executed::stopped(Next::CloseAfter, false);
+            return Executed {
+                commands: 0,
+                seq: None,
+                next: Next::CloseAfter,
+                forward: None,
+                watches_elsewhere: false,
+                trusted: false,
+            };
         };
         self.waiting.remove(&conn);
         self.behind.remove(&conn);
@@ -97,9 +99,7 @@ impl Keeper {
             && let Some(until) = self.paused(now, true)
         {
             self.waiting.insert(conn, until);
-            let watches_elsewhere = session.watches_elsewhere;
-            self.sessions.put_back(conn, session);
-            return Executed::stopped(Next::Wait, watches_elsewhere);
+            return self.end_batch(conn, session, 0, None, Next::Wait, None);
         }
         if self.role == Role::Leader {
             self.clock = self.clock.max(now.wall);
@@ -122,11 +122,16 @@ impl Keeper {
         }
         'batch: while done < batch.len() {
             let group = (batch.len() - done).min(PREFETCH_GROUP);
-            let mut touched = [None; PREFETCH_GROUP];
-            if group > 1 {
-                self.touch_group(batch, input, done, &mut touched[..group]);
-            }
-            for touched in &touched[..group] {
+            let mut found;
+            let touched = match group {
+                1 => &[None][..],
+                _ => {
+                    found = [None; PREFETCH_GROUP];
+                    self.touch_group(batch, input, done, &mut found[..group]);
+                    &found[..group]
+                }
+            };
+            for touched in touched {
                 let args = batch.args(done, input);
                 self.calls.at = done;
                 let unheard = session.replies.begin().then(|| out.mark());
@@ -182,12 +187,26 @@ impl Keeper {
             session.held_seq
         });
         self.stats.commands += (done - from) as u64;
-        let watches_elsewhere = session.watches_elsewhere;
-        self.sessions.put_back(conn, session);
+        let executed = self.end_batch(conn, session, done - from, seq, next, forward);
         if self.store.has_notes() || self.tracking.owes() {
             self.tell_notes(now, Some(conn), fx);
         }
-        Executed { commands: done - from, seq, next, forward, watches_elsewhere }
+        executed
+    }
+
+    /// Puts the session back, and says how far its batch came.
+    fn end_batch(
+        &mut self,
+        conn: ConnId,
+        session: Box<Session>,
+        commands: usize,
+        seq: Option<u64>,
+        next: Next,
+        forward: Option<Box<Forward>>,
+    ) -> Executed {
+        let (watches_elsewhere, trusted) = (session.watches_elsewhere, session.trusted);
+        self.sessions.put_back(conn, session);
+        Executed { commands, seq, next, forward, watches_elsewhere, trusted }
     }
 
     /// Pass 1: starts loading what pass 2 will look at.

@@ -187,8 +187,7 @@ impl Keeper {
         {
             return;
         }
-        let set = effective(&known.state, Some(&pending.want));
-        if set.into_iter().all(|m| *m == self.me || self.is_there(now, m.copy)) {
+        if effective(&known.state, Some(&pending.want)).all(|m| *m == self.me || self.is_there(now, m.copy)) {
             return;
         }
         let offers = |m: &Member| leading.followers.get(&m.copy).filter(|f| f.may_succeed).and_then(|f| f.link);

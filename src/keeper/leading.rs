@@ -138,7 +138,11 @@ impl Leading {
 }
 
 /// The members whose acknowledgements count (R1): all of a set that is being changed, and of what it becomes.
-fn waited_for<'a>(rules: LeftOut, confirmed: &'a ClusterState, pending: Option<&'a ClusterState>) -> Vec<&'a Member> {
+fn waited_for<'a>(
+    rules: LeftOut,
+    confirmed: &'a ClusterState,
+    pending: Option<&'a ClusterState>,
+) -> impl Iterator<Item = &'a Member> {
     match pending {
         Some(p) if p.change.why == Why::Shrink && rules.leaves_out(Rule::UnionOfShrink) => effective(p, None),
         Some(p) if p.change.why == Why::Expand && rules.leaves_out(Rule::UnionOfExpand) => effective(confirmed, None),
@@ -206,9 +210,12 @@ impl Keeper {
     fn earliest(&self, of: fn(&Pulse, CopyId) -> Boot) -> Boot {
         let (Some(known), Some(_)) = (&self.known, &self.leading) else { return Boot(0) };
         let pending = self.pending.as_ref().filter(|_| !self.config.rules.leaves_out(Rule::LeaseOfPending));
-        let set = effective(&known.state, pending.map(|p| &p.want));
+        let mut others = effective(&known.state, pending.map(|p| &p.want)).filter(|m| **m != self.me).peekable();
+        if others.peek().is_none() {
+            return Boot(u64::MAX);
+        }
         let pulse = self.pulse.lock();
-        set.iter().filter(|m| ***m != self.me).map(|m| of(&pulse, m.copy)).min().unwrap_or(Boot(u64::MAX))
+        others.map(|m| of(&pulse, m.copy)).min().unwrap_or(Boot(u64::MAX))
     }
 
     /// Whether the leader was heard by all who could replace it so lately that it may call itself one.
@@ -298,7 +305,7 @@ impl Keeper {
         }
         let set = waited_for(self.config.rules, &known.state, pending);
         let followers = &leading.followers;
-        let now_held = held(&set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
+        let now_held = held(set, self.me.copy, self.log.end(), |c| followers.get(&c).map(|f| f.matched));
         let learner = leading.admitting.and_then(|(copy, _)| followers.get(&copy)).map_or(now_held, |f| f.matched);
         leading.held = leading.held.max(now_held.min(learner));
         let enough = may_commit(&known.state, pending);
@@ -359,7 +366,7 @@ impl Keeper {
     pub(super) fn hiding_clock(&mut self) -> Wall {
         let (Some(leading), Some(known)) = (&mut self.leading, &self.known) else { return self.clock };
         let set = effective(&known.state, self.pending.as_ref().map(|p| &p.want));
-        let others = set.iter().filter(|m| ***m != self.me).map(|m| m.copy);
+        let others = set.filter(|m| **m != self.me).map(|m| m.copy);
         let learner = leading.admitting.map(|(copy, _)| copy);
         let followers = &leading.followers;
         let clocks = others.chain(learner).map(|copy| followers.get(&copy).map_or(Wall(0), |f| f.clock));

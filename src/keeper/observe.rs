@@ -71,7 +71,7 @@ impl Keeper {
     #[must_use]
     pub fn effective_set(&self) -> Vec<Member> {
         let Some(known) = &self.known else { return Vec::new() };
-        effective(&known.state, self.pending.as_ref().map(|p| &p.want)).into_iter().cloned().collect()
+        effective(&known.state, self.pending.as_ref().map(|p| &p.want)).cloned().collect()
     }
 
     /// The learner that this leader waits for, because it is about to be taken in.

@@ -7,23 +7,25 @@ use crate::base::ids::{CopyId, Offset};
 use crate::cluster::state::{ClusterState, Member};
 
 /// The effective in-sync set: the confirmed members, and those of a change that is not resolved yet.
-#[must_use]
-pub fn effective<'a>(confirmed: &'a ClusterState, pending: Option<&'a ClusterState>) -> Vec<&'a Member> {
-    let mut set: Vec<&Member> = confirmed.in_sync.iter().collect();
-    for member in pending.map_or(&[][..], |p| &p.in_sync) {
-        if !set.contains(&member) {
-            set.push(member);
-        }
-    }
-    set
+pub fn effective<'a>(
+    confirmed: &'a ClusterState,
+    pending: Option<&'a ClusterState>,
+) -> impl Iterator<Item = &'a Member> {
+    let added = pending.map_or(&[][..], |p| &p.in_sync).iter().filter(|m| !confirmed.in_sync.contains(m));
+    confirmed.in_sync.iter().chain(added)
 }
 
 /// Highest offset that every member of the effective set has acknowledged in this epoch; `end` for the leader itself, and
 /// for a member that has not acknowledged anything, zero.
 #[must_use]
-pub fn held(set: &[&Member], me: CopyId, end: Offset, matched: impl Fn(CopyId) -> Option<Offset>) -> Offset {
-    let of = |m: &&Member| if m.copy == me { end } else { matched(m.copy).unwrap_or(Offset::ZERO) };
-    set.iter().map(of).min().unwrap_or(end)
+pub fn held<'a>(
+    set: impl Iterator<Item = &'a Member>,
+    me: CopyId,
+    end: Offset,
+    matched: impl Fn(CopyId) -> Option<Offset>,
+) -> Offset {
+    let of = |m: &Member| if m.copy == me { end } else { matched(m.copy).unwrap_or(Offset::ZERO) };
+    set.map(of).min().unwrap_or(end)
 }
 
 /// Whether entries may be acknowledged: both sets are large enough.
@@ -50,10 +52,10 @@ mod tests {
         let acks = |c: CopyId| if c == CopyId(2) { Some(Offset(5)) } else { None };
         for (confirmed, pending) in [(&one, Some(&two)), (&two, Some(&one)), (&two, None)] {
             let set = effective(confirmed, pending);
-            assert_eq!(held(&set, CopyId(1), Offset(9), acks), Offset(5));
+            assert_eq!(held(set, CopyId(1), Offset(9), acks), Offset(5));
         }
-        assert_eq!(held(&effective(&one, None), CopyId(1), Offset(9), acks), Offset(9));
-        assert_eq!(held(&effective(&two, None), CopyId(1), Offset(9), |_| None), Offset(0));
+        assert_eq!(held(effective(&one, None), CopyId(1), Offset(9), acks), Offset(9));
+        assert_eq!(held(effective(&two, None), CopyId(1), Offset(9), |_| None), Offset(0));
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl Output {
         self.big.shrink_to(bytes / size_of::<(usize, Bytes)>());
     }
 
+    /// The waiting bytes, if there are some and they lie in one piece.
+    pub fn as_piece(&self) -> Option<&[u8]> {
+        (self.big.is_empty() && !self.buf.is_empty()).then_some(&self.buf)
+    }
+
     /// The waiting bytes in order, as pieces for a vectored write; none is empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         self.pieces_from(0)

@@ -439,17 +439,17 @@ impl Client {
     /// Lets the Keeper execute the batch from one command on.
     fn execute(&mut self, from: usize) {
         let mut output = self.worker.buffers.borrow_mut().output();
-        let (executed, trusted) = self.worker.node.with_keeper(|keeper, now, effects| {
+        let executed = self.worker.node.with_keeper(|keeper, now, effects| {
             let executed = keeper.execute(now, self.conn, &self.batch, &self.input, from, &mut output, effects);
             let (bytes_in, bytes_out) = std::mem::take(&mut self.uncounted);
             keeper.count_bytes(bytes_in, bytes_out + output.len() as u64);
-            (executed, keeper.is_trusted(self.conn))
+            executed
         });
-        if self.trusted != trusted {
-            self.trusted = trusted;
-            self.parser.set_trusted(trusted);
+        if self.trusted != executed.trusted {
+            self.trusted = executed.trusted;
+            self.parser.set_trusted(self.trusted);
         }
-        self.hand_over(executed.seq, output);
+        self.send(executed.seq, output);
         if let Some(forward) = executed.forward {
             self.proxied.get_or_insert_default().forward = Some(forward);
         }
@@ -631,6 +631,19 @@ impl Client {
 
     fn give_back_batch(&mut self) {
         self.worker.buffers.borrow_mut().take_batch(std::mem::take(&mut self.batch));
+    }
+
+    /// Writes the replies at once if nothing stands before them: that is cheaper than a round of readiness. What does not go stays.
+    fn send(&mut self, seq: Option<u64>, output: Output) {
+        if seq.is_none()
+            && self.unsent.is_empty()
+            && let Some(bytes) = output.as_piece()
+            && let Ok(written) = self.socket.try_write(bytes)
+        {
+            self.unsent.push_rest(output, written, &mut self.worker.buffers.borrow_mut());
+        } else {
+            self.hand_over(seq, output);
+        }
     }
 
     /// What the Keeper has not written.

@@ -8,15 +8,15 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::client_conn::Worker;
@@ -72,14 +72,23 @@ where
     F: FnOnce() -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let (tell, told) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         let _node = span.entered(); // once per thread: what any task logs names the node
-        let tasks = LocalSet::new();
-        tasks.block_on(&runtime, async { over.run_until_cancelled(body()).await });
-        drop(tasks);
-        runtime.shutdown_background(); // a name that is still being looked up is not waited for
-    })
+        // A local runtime cannot leave the thread that it is made on.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let (runtime, made) = match runtime {
+            Ok(runtime) => (Some(runtime), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let _ = tell.send(made);
+        if let Some(runtime) = runtime {
+            runtime.block_on(async { over.run_until_cancelled(body()).await });
+            runtime.shutdown_background(); // a name that is still being looked up is not waited for
+        }
+    })?;
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended as it began")))?;
+    Ok(thread)
 }
 
 /// Serves the clients that are sent to one thread, for as long as the node lives.

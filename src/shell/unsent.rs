@@ -38,6 +38,17 @@ impl Unsent {
         self.queue.push_back((seq.unwrap_or(0), output));
     }
 
+    /// Appends replies of which so many bytes have left already; nothing stands before them.
+    pub(super) fn push_rest(&mut self, output: Output, written: usize, buffers: &mut Buffers) {
+        debug_assert!(self.queue.is_empty() && self.sent == 0, "only the first can have left in part");
+        if written == output.len() {
+            buffers.take_output(output);
+        } else {
+            (self.sent, self.bytes) = (written, output.len() - written);
+            self.queue.push_back((0, output));
+        }
+    }
+
     /// Bytes that have not left yet.
     pub(super) fn len(&self) -> usize {
         self.bytes

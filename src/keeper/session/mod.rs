@@ -24,9 +24,10 @@ mod view;
 mod wait;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, ConnId, Position};
@@ -207,18 +208,38 @@ pub(super) type Answer = Result<Flow, Cow<'static, str>>;
 /// All sessions of this process.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    /// Boxed: nodes of the map are half empty, and a batch moves a pointer out and in.
-    map: BTreeMap<ConnId, Box<Session>>,
-    /// The one that is being executed: out of the map, still counted.
+    /// None: the one that is being executed. Boxed, so that a batch moves a pointer out and in. Its order is the same in each run: nothing in it
+    /// is drawn by chance.
+    map: HashMap<ConnId, Option<Box<Session>>, BuildHasherDefault<ConnHasher>>,
+    /// The one that is being executed.
     executing: Option<ConnId>,
     /// Connections ever accepted.
     pub accepted: u64,
 }
 
+/// Spreads connection numbers, which this process gives and nobody else chooses (multiplicative hashing, Knuth 6.4).
+#[derive(Default)]
+struct ConnHasher(u64);
+
+impl Hasher for ConnHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    /// The table takes its buckets from the low bits, and those of a product are the poor ones.
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
+}
+
 impl Sessions {
     /// Takes a session out while its commands are executed.
     pub fn take(&mut self, conn: ConnId) -> Option<Box<Session>> {
-        let session = self.map.remove(&conn)?;
+        let session = self.map.get_mut(&conn)?.take()?;
         self.executing = Some(conn);
         Some(session)
     }
@@ -226,17 +247,17 @@ impl Sessions {
     /// Puts it back.
     pub fn put_back(&mut self, conn: ConnId, session: Box<Session>) {
         self.executing = None;
-        self.map.insert(conn, session);
+        self.map.insert(conn, Some(session));
     }
 
     /// One that is not being executed.
     pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
-        self.map.get_mut(&conn).map(|session| &mut **session)
+        self.map.get_mut(&conn)?.as_deref_mut()
     }
 
     /// Connected clients.
     pub fn len(&self) -> usize {
-        self.map.len() + usize::from(self.executing.is_some())
+        self.map.len()
     }
 
     /// The one that is being executed.
@@ -246,17 +267,17 @@ impl Sessions {
 
     /// One that is not being executed.
     pub fn get(&self, conn: ConnId) -> Option<&Session> {
-        self.map.get(&conn).map(|session| &**session)
+        self.map.get(&conn)?.as_deref()
     }
 
-    /// All but the one that is being executed.
+    /// All but the one that is being executed, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
-        self.map.iter().map(|(conn, session)| (*conn, &**session))
+        self.map.iter().filter_map(|(conn, session)| Some((*conn, session.as_deref()?)))
     }
 
     /// See [`Sessions::iter`].
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Session)> {
-        self.map.iter_mut().map(|(conn, session)| (*conn, &mut **session))
+        self.map.iter_mut().filter_map(|(conn, session)| Some((*conn, session.as_deref_mut()?)))
     }
 }
 
@@ -320,13 +341,13 @@ impl Keeper {
             monitors: false,
             inbox: None,
         };
-        self.sessions.map.insert(conn, Box::new(session));
+        self.sessions.map.insert(conn, Some(Box::new(session)));
         true
     }
 
     /// A client's connection is closed; whatever waited for it is forgotten.
     pub fn client_gone(&mut self, conn: ConnId) {
-        if let Some(mut session) = self.sessions.map.remove(&conn) {
+        if let Some(mut session) = self.sessions.map.remove(&conn).flatten() {
             self.end_transaction(&mut session);
             self.unsubscribe_all(conn, &mut session);
             self.stop_monitoring(conn, &mut session);
@@ -343,7 +364,7 @@ impl Keeper {
     /// Whether this client has shown the password, or needs none.
     #[must_use]
     pub fn is_trusted(&self, conn: ConnId) -> bool {
-        self.sessions.map.get(&conn).is_some_and(|s| s.trusted)
+        self.sessions.get(conn).is_some_and(|s| s.trusted)
     }
 }
 
