@@ -531,6 +531,19 @@ fn everything_is_invalid_when_a_store_is_filled_anew() {
 }
 
 #[test]
+fn log_is_kept_for_those_who_may_come_back_and_by_a_node_without_company_hardly_at_all() {
+    for (nodes, least, most) in [(1, 0, 1_200_000), (2, 3_000_000, 4_000_000)] {
+        let mut world = world(nodes, realistic);
+        for i in 0..3_000 {
+            world.ask(0, &["SET", &format!("key:{i}"), &"x".repeat(1_000)]);
+        }
+        let memory = world.ask(0, &["INFO", "memory"]);
+        let kept: usize = field(&memory, "mem_replication_backlog").and_then(|n| n.parse().ok()).expect("a number");
+        assert!((least..=most).contains(&kept), "{nodes} nodes keep {kept} bytes");
+    }
+}
+
+#[test]
 fn key_read_again_behind_an_own_write_of_its_batch_is_still_tracked() {
     let mut world = world(1, realistic);
     let conn = reader(&mut world, 0, "k");

@@ -47,6 +47,9 @@ pub const EPOCHS_MAX: usize = 1_000;
 pub const HOLD_MS: u64 = 1_000;
 /// Client connections of one node. Beyond: `-ERR max number of clients reached`, and the connection is closed.
 pub const CLIENTS_MAX: usize = 10_000;
+/// Log that a node keeps which has never had company, in bytes: whoever joins it gets a full copy. So little of it is in the processor's cache
+/// when it is written again.
+pub const LONE_BACKLOG_BYTES: usize = 1 << 20;
 /// Reply bytes that may wait for one client before the node stops reading its commands.
 pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
 /// Commands that the slow log may be told to keep.

@@ -82,6 +82,7 @@ impl Keeper {
             // R8': a half-received copy is not a state that any leader had.
             self.plan_wipe(now, "the epoch changed before the snapshot was whole", fx);
         }
+        self.in_company = true;
         self.following = Some(Following {
             epoch,
             leader,

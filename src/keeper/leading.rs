@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{
-    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS,
-    REFILL_MS_MAX, RETURN_MS, SLOW_MS,
+    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LONE_BACKLOG_BYTES, LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES,
+    REFILL_MS, REFILL_MS_MAX, RETURN_MS, SLOW_MS,
 };
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
@@ -169,6 +169,7 @@ impl Keeper {
             self.dataset = Some(dataset);
             self.register(fx);
         }
+        self.in_company |= !members.is_empty();
         self.pulse.lock().lead(epoch);
         // R7: an empty entry; the log before it is kept whole and executed only once the barrier is held.
         self.clock = self.clock.max(self.heard_clock).max(now.wall);
@@ -334,7 +335,13 @@ impl Keeper {
         }
         self.announce_held(now, fx);
         self.resume_blocked(fx);
-        self.log.trim(self.config.backlog_bytes, self.acked.min(self.applied));
+        self.trim_log();
+    }
+
+    /// Forgets the log that no follower can ask for any more.
+    pub(super) fn trim_log(&mut self) {
+        let most = if self.in_company { usize::MAX } else { LONE_BACKLOG_BYTES };
+        self.log.trim(self.config.backlog_bytes.min(most), self.acked.min(self.applied));
     }
 
     /// The barrier is held: the tail that was taken over is certain to stay, and is executed.

@@ -442,6 +442,7 @@ impl Keeper {
             true => self.stats.full_syncs_served += 1,
             false => self.stats.partial_syncs += 1,
         }
+        self.in_company = true;
         let follower =
             leading.followers.entry(hello.copy).or_insert_with(|| Follower::new(hello.node.clone(), now.boot));
         let former = follower.link.replace(link);

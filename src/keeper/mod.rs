@@ -267,6 +267,8 @@ pub struct Keeper {
     next_link: u64,
     leading: Option<Leading>,
     following: Option<Following>,
+    /// It has led followers, or followed: they may come back for the log.
+    in_company: bool,
 
     sessions: Sessions,
     holds: Holds,
@@ -405,6 +407,7 @@ impl Keeper {
             next_link: 1,
             leading: None,
             following: None,
+            in_company: false,
             sessions: Sessions::default(),
             holds: Holds::default(),
             pubsub: PubSub::default(),
@@ -537,8 +540,7 @@ impl Keeper {
             more |= self.expire_due(now, fx);
             more |= self.evict_due(now, fx);
         }
-        let floor = self.acked.min(self.applied);
-        self.log.trim(self.config.backlog_bytes, floor);
+        self.trim_log();
         let pause_ms = if more { 1 } else { SWEEP_MS };
         self.upkeep_at = now.boot.plus_ms(pause_ms);
     }
