@@ -12,7 +12,7 @@ use crate::base::limits::CLIENTS_MAX;
 use crate::cluster::role::Role;
 use crate::command::REDIS_VERSION;
 use crate::keeper::pubsub::Kind;
-use crate::keeper::{Keeper, SWEEP_MS};
+use crate::keeper::{Keeper, ProcessFigures, SWEEP_MS};
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Reply};
 
@@ -45,16 +45,24 @@ const ON_DEMAND: &[&str] = &["Commandstats", "Latencystats"];
 
 /// Text of `key:value` lines.
 #[derive(Default)]
-struct Fields(String);
+struct Fields {
+    text: String,
+    /// What the operating system said, once a section has asked: the Keeper's lock is held meanwhile.
+    process: Option<Option<ProcessFigures>>,
+}
 
 impl Fields {
     fn title(&mut self, title: &str) {
-        let gap = if self.0.is_empty() { "" } else { "\r\n" };
-        write!(self.0, "{gap}# {title}\r\n").expect("a String takes any text");
+        let gap = if self.text.is_empty() { "" } else { "\r\n" };
+        write!(self.text, "{gap}# {title}\r\n").expect("a String takes any text");
     }
 
     fn put(&mut self, key: impl Display, value: impl Display) {
-        write!(self.0, "{key}:{value}\r\n").expect("a String takes any text");
+        write!(self.text, "{key}:{value}\r\n").expect("a String takes any text");
+    }
+
+    fn process(&mut self, keeper: &Keeper) -> Option<ProcessFigures> {
+        *self.process.get_or_insert_with(|| (keeper.config.process)())
     }
 
     /// A number of bytes, also for people.
@@ -86,7 +94,7 @@ impl Keeper {
                 write(self, now, &mut fields);
             }
         }
-        reply.verbatim("txt", fields.0.as_bytes());
+        reply.verbatim("txt", fields.text.as_bytes());
         Ok(Flow::Done)
     }
 
@@ -123,7 +131,7 @@ impl Keeper {
 
     fn info_memory(&self, _now: Now, fields: &mut Fields) {
         let (used, backlog) = (self.store.used_memory(), self.log.bytes());
-        let process = (self.config.process)();
+        let process = fields.process(self);
         fields.put_bytes("used_memory", used);
         if let Some(process) = process {
             fields.put_bytes("used_memory_rss", process.resident);
@@ -233,7 +241,7 @@ impl Keeper {
     }
 
     fn info_cpu(&self, _now: Now, fields: &mut Fields) {
-        let Some(process) = (self.config.process)() else { return };
+        let Some(process) = fields.process(self) else { return };
         let seconds = |ms: u64| format!("{}.{:06}", ms / 1_000, ms % 1_000 * 1_000);
         fields.put("used_cpu_sys", seconds(process.system_ms));
         fields.put("used_cpu_user", seconds(process.user_ms));
