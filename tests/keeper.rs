@@ -10,7 +10,7 @@ use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
 use datakeeper::shell::coordination::model::Model;
-use support::world::{World, three, three_tuned};
+use support::world::{World, three, three_tuned, world};
 
 #[test]
 fn a_founder_leads_alone_and_learners_are_filled_and_taken_in() {
@@ -633,4 +633,18 @@ fn messages_beyond_what_a_link_carries_are_dropped_and_the_log_goes_on() {
     let numbers: Vec<&str> = got.split("\r\n").filter(|line| line.len() == MIB).map(|line| &line[..2]).collect();
     assert_eq!(numbers.len(), 20 - dropped);
     assert!(numbers.is_sorted(), "{numbers:?}");
+}
+
+#[test]
+fn log_is_kept_for_those_who_may_come_back_and_by_a_node_without_company_hardly_at_all() {
+    for (nodes, least, most) in [(1, 0, 1_200_000), (2, 3_000_000, 4_000_000)] {
+        let mut world = world(nodes, |_, _| {});
+        for i in 0..3_000 {
+            world.ask(0, &["SET", &format!("key:{i}"), &"x".repeat(1_000)]);
+        }
+        let memory = world.ask(0, &["INFO", "memory"]);
+        let kept: usize =
+            memory.split("mem_replication_backlog:").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+        assert!((least..=most).contains(&kept), "{nodes} nodes keep {kept} bytes");
+    }
 }

@@ -7,6 +7,7 @@
 //!                       ▲          │ Wait: keep the batch     ▲
 //!                       └── Resume ┘ Again: yield             └─ Release: held replies may leave
 //! ```
+//! Replies that nothing stands before, and that wait for nobody, are written as soon as they are there and never come to `unsent`.
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
 //! memory, and somebody waits for it); fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
 //! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
@@ -633,7 +634,7 @@ impl Client {
         self.worker.buffers.borrow_mut().take_batch(std::mem::take(&mut self.batch));
     }
 
-    /// Writes the replies at once if nothing stands before them: that is cheaper than a round of readiness. What does not go stays.
+    /// Writes replies at once if they may leave and nothing stands before them, which saves a round of readiness. What does not go is queued.
     fn send(&mut self, seq: Option<u64>, output: Output) {
         if seq.is_none()
             && self.unsent.is_empty()
@@ -646,12 +647,13 @@ impl Client {
         }
     }
 
-    /// What the Keeper has not written.
+    /// Queues what was not written by the Keeper, and so is not counted by it yet.
     fn push(&mut self, output: Output) {
         self.uncounted.1 += output.len() as u64;
         self.hand_over(None, output);
     }
 
+    /// Queues replies, held under `seq` if there is one.
     fn hand_over(&mut self, seq: Option<u64>, output: Output) {
         self.unsent.push(seq, output, &mut self.worker.buffers.borrow_mut());
     }

@@ -76,19 +76,17 @@ where
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         let _node = span.entered(); // once per thread: what any task logs names the node
         // A local runtime cannot leave the thread that it is made on.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        let (runtime, made) = match runtime {
-            Ok(runtime) => (Some(runtime), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        let _ = tell.send(made);
-        if let Some(runtime) = runtime {
-            runtime.block_on(async { over.run_until_cancelled(body()).await });
-            runtime.shutdown_background(); // a name that is still being looked up is not waited for
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        match builder.enable_io().enable_time().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                drop(tell); // nothing went wrong
+                runtime.block_on(async { over.run_until_cancelled(body()).await });
+                runtime.shutdown_background(); // a name that is still being looked up is not waited for
+            }
+            Err(error) => tell.send(error).unwrap_or_default(),
         }
     })?;
-    told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended as it began")))?;
-    Ok(thread)
+    told.recv().map_or(Ok(thread), Err)
 }
 
 /// Serves the clients that are sent to one thread, for as long as the node lives.

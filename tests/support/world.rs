@@ -697,6 +697,17 @@ pub fn three() -> World {
     three_tuned(|_, _| {})
 }
 
+/// So many nodes with such settings, all in sync; n0 leads. There is a place for a fourth.
+pub fn world(nodes: usize, tune: fn(usize, &mut KeeperConfig)) -> World {
+    let mut world = World::new(4);
+    world.tune = tune;
+    for i in 0..nodes {
+        world.start(i);
+    }
+    world.run_until("all in sync", 2_000, |w| w.in_sync() == nodes && w.role(0) == Role::Leader);
+    world
+}
+
 /// As [`three`], with other settings.
 pub fn three_tuned(tune: fn(usize, &mut KeeperConfig)) -> World {
     let mut world = World::new(3);

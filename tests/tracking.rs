@@ -1,0 +1,180 @@
+//! Keyspace notifications and client-side caching over a perfect network: who is told what, when, and never before it is acknowledged.
+//!
+//! The replies of the commands are in the transcripts of `tests/sessions.rs`.
+
+mod support;
+
+use datakeeper::base::ids::ConnId;
+use datakeeper::cluster::role::Role;
+use datakeeper::keeper::{Forwarded, Keeper, Next, Watched, WritesOnReplica};
+use support::world::{World, world};
+
+/// A connection that tracks what it reads, in RESP3, and has read `key`.
+fn reader(world: &mut World, i: usize, key: &str) -> ConnId {
+    let conn = world.connect(i);
+    world.ask_on(i, conn, &["HELLO", "3"]);
+    assert_eq!(world.ask_on(i, conn, &["CLIENT", "TRACKING", "ON"]), b"+OK\r\n");
+    world.ask_on(i, conn, &["GET", key]);
+    conn
+}
+
+const INVALID_K: &[u8] = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+const INVALID_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
+
+#[test]
+fn nothing_is_announced_or_called_invalid_before_it_is_acknowledged() {
+    let mut world = world(3, |_, _| {});
+    world.ask(0, &["CONFIG", "SET", "notify-keyspace-events", "Eg$"]);
+    let conn = reader(&mut world, 0, "k");
+    world.ask_on(0, conn, &["SUBSCRIBE", "__keyevent@0__:set"]);
+    world.cut_off.insert(1);
+    let writer = world.connect(0);
+    let mut write = world.request(0, writer, &["SET", "k", "v"]);
+    // It reads the new value, and has to wait for the acknowledgement as the writer has.
+    let mut read = world.request(0, conn, &["GET", "k"]);
+    world.run(5);
+    assert!(!world.answered(&mut write) && !world.answered(&mut read));
+    assert_eq!(world.pushed(0, conn), b"");
+    world.cut_off.clear();
+    world.run(5);
+    assert!(world.answered(&mut write) && world.answered(&mut read));
+    let pushed = world.pushed(0, conn);
+    let event = b">3\r\n$7\r\nmessage\r\n$18\r\n__keyevent@0__:set\r\n$1\r\nk\r\n";
+    assert_eq!(pushed, [&event[..], INVALID_K].concat(), "{}", pushed.escape_ascii());
+}
+
+#[test]
+fn each_node_tells_its_own_clients_when_it_has_applied_a_change() {
+    let mut world = world(3, |_, _| {});
+    world.ask(0, &["SET", "k", "v"]);
+    world.run(20);
+    let conns = [0, 1, 2].map(|i| reader(&mut world, i, "k"));
+    for (i, conn) in conns.into_iter().enumerate() {
+        world.ask(i, &["CONFIG", "SET", "notify-keyspace-events", "Kx"]);
+        world.ask_on(i, conn, &["SUBSCRIBE", "__keyspace@0__:soon"]);
+    }
+    world.cut_off.insert(2);
+    let writer = world.connect(0);
+    let mut write = world.request(0, writer, &["SET", "k", "w"]);
+    world.run(5);
+    assert!((0..3).all(|i| world.pushed(i, conns[i]).is_empty()));
+    world.cut_off.clear();
+    world.run(20);
+    assert!(world.answered(&mut write));
+    for (i, conn) in conns.into_iter().enumerate() {
+        assert_eq!(world.pushed(i, conn), INVALID_K, "n{i}");
+    }
+    world.ask(0, &["SET", "soon", "v", "PX", "30"]);
+    world.run(500);
+    for (i, conn) in conns.into_iter().enumerate() {
+        let pushed = world.pushed(i, conn);
+        let told = b">3\r\n$7\r\nmessage\r\n$19\r\n__keyspace@0__:soon\r\n$7\r\nexpired\r\n";
+        assert_eq!(pushed, told, "n{i}: {}", pushed.escape_ascii());
+    }
+}
+
+#[test]
+fn everything_is_invalid_when_the_leadership_changes() {
+    let mut world = world(3, |_, _| {});
+    world.ask(0, &["SET", "k", "v"]);
+    world.run(20);
+    let conns = [0, 1, 2].map(|i| reader(&mut world, i, "k"));
+    assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER", "TO", "n1"]), "+OK\r\n");
+    world.run_until("the other leads", 1_000, |w| w.role(1) == Role::Leader && w.role(0) == Role::Replica);
+    assert_eq!(world.pushed(0, conns[0]), INVALID_ALL, "it led");
+    assert_eq!(world.pushed(1, conns[1]), INVALID_ALL, "it leads");
+    assert_eq!(world.pushed(2, conns[2]), b"", "for it nothing has changed");
+    // A change under the new leader is told at every node.
+    world.run(50);
+    let again = [0, 1].map(|i| reader(&mut world, i, "k"));
+    world.ask(1, &["SET", "k", "w"]);
+    world.run(20);
+    assert_eq!(world.pushed(2, conns[2]), INVALID_K);
+    assert_eq!([0, 1].map(|i| world.pushed(i, again[i])), [INVALID_K; 2]);
+}
+
+#[test]
+fn everything_is_invalid_when_a_store_is_filled_anew() {
+    let mut world = world(3, |_, config| config.backlog_bytes = 16 << 10);
+    let (conn, writer) = (reader(&mut world, 2, "k"), world.connect(0));
+    world.cut_off.insert(2);
+    world.run_until("it is taken out", 5_000, |w| w.in_sync() == 2);
+    for i in 0..200 {
+        world.ask_on(0, writer, &["SET", &format!("key:{i}"), &"x".repeat(1_000)]);
+    }
+    world.run(3_000);
+    world.cut_off.clear();
+    world.run_until("it is back", 10_000, |w| w.in_sync() == 3);
+    world.run(50);
+    let pushed = world.pushed(2, conn);
+    assert!(pushed.starts_with(INVALID_ALL), "{}", pushed.escape_ascii());
+    world.ask_on(2, conn, &["GET", "k"]);
+    world.ask_on(0, writer, &["SET", "k", "v"]);
+    world.run(20);
+    assert_eq!(world.pushed(2, conn), INVALID_K);
+}
+
+#[test]
+fn key_read_again_behind_an_own_write_of_its_batch_is_still_tracked() {
+    let mut world = world(1, |_, _| {});
+    let conn = reader(&mut world, 0, "k");
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "NOLOOP"]);
+    let mut batch = world.pipeline(0, conn, &[&["GET", "k"], &["SET", "k", "mine"], &["GET", "k"]]);
+    assert!(world.answered(&mut batch));
+    assert_eq!(world.pushed(0, conn), b"");
+    world.ask(0, &["SET", "k", "yours"]);
+    assert_eq!(world.pushed(0, conn), INVALID_K);
+}
+
+#[test]
+fn who_is_told_in_place_of_another_and_leaves_is_missed() {
+    let mut world = world(1, |_, _| {});
+    let (conn, other) = (reader(&mut world, 0, "k"), reader(&mut world, 0, "none"));
+    let id = String::from_utf8(world.ask_on(0, other, &["CLIENT", "ID"])).unwrap();
+    let id = id.trim_matches([':', '\r', '\n']);
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "REDIRECT", id]);
+    world.ask_on(0, conn, &["GET", "k"]);
+    world.ask(0, &["SET", "k", "1"]);
+    assert_eq!((world.pushed(0, conn), world.pushed(0, other)), (vec![], INVALID_K.to_vec()));
+    world.nodes[0].as_mut().unwrap().keeper.client_gone(other);
+    world.ask_on(0, conn, &["GET", "k"]);
+    world.ask(0, &["SET", "k", "2"]);
+    let broken = format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n");
+    assert_eq!(world.pushed(0, conn), broken.as_bytes());
+    let info = String::from_utf8(world.ask_on(0, conn, &["CLIENT", "TRACKINGINFO"])).unwrap();
+    assert!(info.contains("broken_redirect"), "{info}");
+}
+
+#[test]
+fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
+    let mut world = world(3, |_, config| config.writes_on_replica = WritesOnReplica::Proxy);
+    let conn = reader(&mut world, 1, "none");
+    let request = world.pipeline(1, conn, &[&["SET", "k", "v"], &["GET", "k"]]);
+    assert_eq!(request.next, Next::Forward);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), b"", "it has no reply yet");
+    let answered = Forwarded::Answered { seen: b"", written: None, told: None };
+    fn keeper(world: &mut World) -> &mut Keeper {
+        &mut world.nodes[1].as_mut().unwrap().keeper
+    }
+    keeper(&mut world).forwarded(conn, Watched::No, answered);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), b"", "its reply is not on its way yet");
+    keeper(&mut world).replies_sent(conn);
+    world.run(5);
+    assert_eq!(world.pushed(1, conn), INVALID_K);
+}
+
+#[test]
+fn read_in_slices_is_called_invalid_behind_its_reply() {
+    let mut world = world(1, |_, _| {});
+    let conn = reader(&mut world, 0, "none");
+    let long = "x".repeat(5 << 20);
+    world.ask(0, &["SET", "long", &long]);
+    let mut dump = world.request(0, conn, &["DUMP", "long"]);
+    while !world.answered(&mut dump) {
+        world.run(1);
+    }
+    let pushed = world.pushed(0, conn);
+    assert_eq!(pushed, b">2\r\n$10\r\ninvalidate\r\n*1\r\n$4\r\nlong\r\n", "{}", pushed.escape_ascii());
+}
