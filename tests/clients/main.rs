@@ -137,8 +137,9 @@ impl Story {
             if let Some(error) = errors.first() {
                 println!("    {}: {what}: {error:.120}", program.name);
                 // The others say that a busy machine held up the leader or the client.
-                let busy = |error: &String| BUSY.iter().any(|text| error.contains(text));
-                if orderly && (self.told_nothing)(program) && !errors.iter().all(busy) {
+                let excused =
+                    |error: &String| BUSY.iter().any(|text| error.contains(text)) || is_lost_redirect(program, error);
+                if orderly && (self.told_nothing)(program) && !errors.iter().all(excused) {
                     self.problems.push(format!("{}: {what}: {errors:?}", program.name));
                 }
             }
@@ -193,6 +194,12 @@ impl Story {
 
 fn everybody(_: &Program) -> bool {
     true
+}
+
+/// Whether a client had its transaction redirected and tells its user something else: when MOVED and EXECABORT arrive together, as they
+/// do here and in Redis Cluster, node-redis 4 hears the second one first and does not follow (docs/CLIENTS.md).
+fn is_lost_redirect(program: &Program, error: &str) -> bool {
+    program.name == "node-redis-older.cluster" && error.contains("EXECABORT")
 }
 
 /// A cluster with a setting, and its nodes with the leader first.
