@@ -733,6 +733,40 @@ mod tests {
         }
     }
 
+    /// Whatever the parser has passed is overwritten before more arrives: if it looked there again, it would find garbage.
+    #[test]
+    fn no_byte_that_was_passed_is_looked_at_again() {
+        let long = vec![b'v'; BIG_BULK_BYTES - 1];
+        let args = [&[&b"0123456789abcdef"[..]; 10_000][..], &[&long[..]; 16]].concat();
+        let stream = command(&args);
+        let mut at = format!("*{}\r\n", args.len()).len();
+        let mut lines = vec![(0, at)];
+        for arg in &args {
+            let header = format!("${}\r\n", arg.len()).len();
+            lines.extend([(at, at + header), (at + header + arg.len(), at + header + arg.len() + 2)]);
+            at += header + arg.len() + 2;
+        }
+        for step in [1, 7, 1_000, 16 << 10, 1 << 20] {
+            let (mut parser, mut batch, mut input) = (Parser::new(), Batch::new(), Vec::new());
+            let (mut line, mut passed) = (0, 0);
+            for piece in stream.chunks(step) {
+                input.extend_from_slice(piece);
+                let progress = parser.advance(&input, &mut batch).unwrap();
+                while lines.get(line).is_some_and(|(_, end)| *end <= input.len()) {
+                    line += 1;
+                }
+                // A line that is cut off is read again; inside a bulk everything was passed.
+                let next = lines.get(line).map_or(input.len(), |(start, _)| input.len().min(*start));
+                if progress.consumed == 0 {
+                    input[passed..next].fill(0xff);
+                    passed = next;
+                }
+            }
+            assert_eq!(batch.len(), 1, "in pieces of {step}");
+            assert!(batch.args(0, &stream).iter().eq(args.iter().copied()), "in pieces of {step}");
+        }
+    }
+
     #[test]
     fn endless_line_is_searched_once() {
         for start in ["PING", "*1", "*1\r\n$1"] {

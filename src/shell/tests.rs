@@ -303,6 +303,25 @@ fn replies_held_for_replicas_leave_in_order_under_a_pipeline() {
     assert!(sends > 0, "the writes went to replicas");
 }
 
+/// The design's bound: at most one send to a replica for every 8 writes of 50 clients, each with one request at a time.
+#[test]
+fn writes_that_wait_together_leave_in_few_sends() {
+    const CLIENTS: u64 = 50;
+    const TURNS: u64 = 20;
+    let servers = trio(&InProcess::new());
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| connect(servers[0].client_addr())).collect();
+    let set = command(&[b"SET", b"k", b"v"]);
+    let mut turn = || {
+        // All of them are there before the node can execute the first.
+        servers[0].node().with_keeper(|_, _, _| clients.iter_mut().for_each(|client| client.write_all(&set).unwrap()));
+        clients.iter_mut().for_each(|client| receive(client, b"+OK\r\n"));
+        servers[0].link_sends()
+    };
+    let (before, writes) = (turn(), CLIENTS * TURNS);
+    let sends = ((1..=TURNS).map(|_| turn()).last().unwrap() - before) / 2;
+    assert!(sends * 8 <= writes, "{sends} sends to a replica for {writes} writes");
+}
+
 #[test]
 fn stranger_at_the_replication_port_is_sent_away() {
     let server = solo();

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod counting;
 pub mod faults;
 pub mod linearizable;
 pub mod network;

@@ -118,6 +118,8 @@ pub struct World {
     pub exits: Option<Vec<String>>,
     /// Why no configuration file can be written.
     pub unwritable: Option<String>,
+    /// How often each node wrote to a link.
+    pub sends: BTreeMap<usize, u64>,
     /// Changes a node's settings before it starts.
     pub tune: fn(usize, &mut KeeperConfig),
     /// Where each node's links lead to.
@@ -161,6 +163,7 @@ impl World {
             wall_ahead_ms: BTreeMap::new(),
             exits: None,
             unwritable: None,
+            sends: BTreeMap::new(),
             tune: |_, _| {},
             repl_addrs: vec![String::new(); n],
         }
@@ -457,6 +460,7 @@ impl World {
             }
             let Some(far) = node.links.get(&link).copied() else { return };
             let mut bytes: Vec<u8> = out.concat();
+            *self.sends.entry(i).or_default() += u64::from(!bytes.is_empty());
             while bytes.len() >= 4 {
                 let len = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
                 let frame = Bytes::copy_from_slice(&bytes[4..4 + len]);
