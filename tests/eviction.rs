@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use datakeeper::base::jitter::Jitter;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{KeeperConfig, Next};
 use datakeeper::store::Eviction;
@@ -190,6 +191,42 @@ fn lower_limit_takes_effect_without_a_write_a_slice_at_a_time() {
     while !world.answered(&mut both) {}
     assert_eq!(both.out.to_vec(), b"+OK\r\n+OK\r\n");
     assert!(used(&world, 0) <= 101_000);
+}
+
+/// With each policy, pipelines of values of 10 bytes to 300 KB, new and overwritten, with an expiry where only those may go.
+#[test]
+fn limit_holds_to_one_percent_with_every_policy_whatever_the_sizes() {
+    let values: Vec<String> = [10, 100, 1_000, 5_000, 20_000, 300_000].map(|size| "x".repeat(size)).into();
+    for (name, policy) in Eviction::WORDS {
+        let mut world = three_tuned(|_, config| config.settings.max_memory = LIMIT as u64);
+        let (conn, mut dice, mut refused) = (world.connect(0), Jitter::new(7), 0);
+        world.ask_on(0, conn, &["CONFIG", "SET", "maxmemory-policy", name]);
+        let mut sets = || {
+            let size = if dice.below(100) == 0 { 5 } else { dice.below(5) as usize };
+            (format!("k{}", dice.below(5_000)), values[size].as_str(), 1_000 + dice.below(1_000))
+        };
+        for _ in 0..200 {
+            let keys: Vec<(String, &str, String)> =
+                (0..16).map(|_| sets()).map(|(key, value, s)| (key, value, s.to_string())).collect();
+            let words: Vec<Vec<&str>> = keys
+                .iter()
+                .map(|(key, value, s)| match name.starts_with("volatile") {
+                    true => vec!["SET", key, value, "EX", s],
+                    false => vec!["SET", key, value],
+                })
+                .collect();
+            let requests: Vec<&[&str]> = words.iter().map(Vec::as_slice).collect();
+            let mut pipeline = world.pipeline(0, conn, &requests);
+            while !world.answered(&mut pipeline) {
+                assert!(used(&world, 0) <= LIMIT + SLACK, "{name}: {} bytes", used(&world, 0));
+                world.run(1);
+            }
+            assert!(used(&world, 0) <= LIMIT + SLACK, "{name}: {} bytes", used(&world, 0));
+            refused += pipeline.out.to_vec().windows(4).filter(|bytes| bytes == b"-OOM").count();
+        }
+        assert_eq!(refused > 0, *policy == Eviction::NoEviction, "{name}: {refused} writes were refused");
+        assert!(used(&world, 0) > LIMIT * 2 / 3, "{name}: {} bytes", used(&world, 0));
+    }
 }
 
 #[test]

@@ -52,6 +52,16 @@ pub struct Work {
     /// Keys are drawn from 0 up to this number.
     pub keys: u64,
     pub value_bytes: usize,
+    /// Of a thousand values nine have 1 to 16 KiB and one has 64 KiB to 1 MiB, all others `value_bytes`.
+    pub mixed: bool,
+    /// When what is set expires: ms since 1970.
+    pub until: Option<u64>,
+}
+
+impl Work {
+    pub fn new(kind: Kind, depth: usize, keys: u64, value_bytes: usize) -> Work {
+        Work { kind, depth, keys, value_bytes, mixed: false, until: None }
+    }
 }
 
 /// What came of it.
@@ -60,6 +70,13 @@ pub struct Outcome {
     pub operations: u64,
     pub elapsed: Duration,
     pub latencies: Histogram,
+}
+
+impl Outcome {
+    /// p50, p99 and p99.9 in µs.
+    pub fn shares_us(&self) -> [f64; 3] {
+        [0.5, 0.99, 0.999].map(|share| self.latencies.at(share) as f64 / 1e3)
+    }
 }
 
 /// Latencies in ns, to within 2 %.
@@ -115,6 +132,9 @@ struct Conn {
     due: VecDeque<Instant>,
 }
 
+/// The error that counts as a reply like others: a server at the limit of its memory.
+const REFUSAL: &[u8] = b"-OOM";
+
 /// Connections to one server.
 pub struct Load {
     poll: Poll,
@@ -143,11 +163,12 @@ fn push_key(out: &mut Vec<u8>, prefix: &[u8; 4], number: u64) {
 }
 
 impl Load {
-    pub fn connect(addr: SocketAddr, connections: usize) -> io::Result<Load> {
+    /// So many connections to these servers in turn.
+    pub fn connect(addrs: &[SocketAddr], connections: usize) -> io::Result<Load> {
         let poll = Poll::new()?;
         let mut conns = Vec::new();
         for i in 0..connections {
-            let stream = std::net::TcpStream::connect(addr)?;
+            let stream = std::net::TcpStream::connect(addrs[i % addrs.len()])?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
@@ -173,12 +194,18 @@ impl Load {
             kind = if self.jitter.below(10) == 0 { Kind::Set } else { Kind::Get };
         }
         let key = key.unwrap_or_else(|| self.jitter.below(work.keys));
+        let value_bytes = if work.mixed { self.mixed(work.value_bytes) } else { work.value_bytes };
         let out = &mut self.conns[i].out;
         match kind {
             Kind::Set | Kind::SetWait => {
-                out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
+                let words = if work.until.is_some() { 5 } else { 3 };
+                write!(out, "*{words}\r\n$3\r\nSET\r\n").expect("a vector takes bytes");
                 push_key(out, b"key:", key);
-                push_bulk(out, &self.values[..work.value_bytes]);
+                push_bulk(out, &self.values[..value_bytes]);
+                if let Some(until) = work.until {
+                    push_bulk(out, b"PXAT");
+                    push_bulk(out, until.to_string().as_bytes());
+                }
             }
             Kind::Get | Kind::Mix => {
                 out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
@@ -196,6 +223,15 @@ impl Load {
                 out.extend_from_slice(b"*2\r\n$4\r\nINCR\r\n");
                 push_key(out, b"ctr:", key);
             }
+        }
+    }
+
+    /// Bytes of one of the mixed values.
+    fn mixed(&mut self, most: usize) -> usize {
+        match self.jitter.below(1_000) {
+            0 => 64 << 10 << self.jitter.below(5),
+            1..10 => 1 << 10 << self.jitter.below(5),
+            _ => most,
         }
     }
 
@@ -268,23 +304,37 @@ impl Load {
 
     /// Open loop: so many single requests per second, for that long.
     pub fn open(&mut self, work: Work, per_second: f64, time: Duration) -> io::Result<Outcome> {
+        let begin = Instant::now();
+        self.open_while(work, per_second, || begin.elapsed() < time)
+    }
+
+    /// Open loop for as long as there is something to wait for.
+    pub fn open_while(
+        &mut self,
+        work: Work,
+        per_second: f64,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> io::Result<Outcome> {
         let mut outcome = Outcome::default();
         let gap = Duration::from_secs_f64(1.0 / per_second);
         let begin = Instant::now();
         let mut due = begin;
         let mut turn = 0;
         let mut events = Events::with_capacity(1024);
-        let end = begin + time;
+        let mut end = None;
         for conn in &mut self.conns {
             conn.out.clear();
             conn.sent = 0;
         }
-        while due < end || self.conns.iter().any(|conn| !conn.due.is_empty()) {
+        while end.is_none() || self.conns.iter().any(|conn| !conn.due.is_empty()) {
             let now = Instant::now();
-            if now > end + Duration::from_secs(30) {
+            if end.is_none() && !goes_on() {
+                end = Some(now);
+            }
+            if end.is_some_and(|end| now > end + Duration::from_secs(30)) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            while due <= now && due < end {
+            while end.is_none() && due <= now {
                 let i = turn % self.conns.len();
                 turn += 1;
                 if self.conns[i].sent == self.conns[i].out.len() {
@@ -378,7 +428,7 @@ impl Conn {
         let all: &[u8] = if kept { &self.input } else { bytes };
         let (mut at, mut replies) = (0, 0);
         while at < all.len() {
-            if all[at] == b'-' {
+            if all[at] == b'-' && !all[at..].iter().zip(REFUSAL).all(|(a, b)| a == b) {
                 return Err(io::Error::other(all[at..all.len().min(at + 200)].escape_ascii().to_string()));
             }
             match self.scan.advance(&all[at..]).map_err(io::Error::other)? {

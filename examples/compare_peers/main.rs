@@ -7,11 +7,23 @@
 //! CPU is the time on the processor of all threads of a server (`schedstat`), so it means the same on a busy machine; throughput and latency mean
 //! something only while the server used its core to the full, which the column `busy` shows.
 //!
-//! Not here: failover (`scripts/faults`), full resync under load (`cargo test --profile load --test resync -- --nocapture`).
+//! Not here: failover (`scripts/faults`).
 
+mod eviction;
+mod expiry;
+mod fullsync;
 mod load;
 mod report;
 mod server;
+mod threads;
+/// What a test has for a ZooKeeper of its own.
+#[allow(dead_code)]
+#[path = "../../tests/support"]
+mod support {
+    pub mod network;
+    pub mod tools;
+    pub mod zookeeper;
+}
 
 use std::fs;
 use std::path::PathBuf;
@@ -49,10 +61,13 @@ struct Options {
     /// Keys up to which the table grows while stalls are looked for.
     #[arg(long, default_value_t = 16_000_000)]
     grow_to: u64,
+    /// Keys that expire together, or that a replica is filled with.
+    #[arg(long, default_value_t = 5_000_000)]
+    many: u64,
     /// Core of the servers.
     #[arg(long, default_value = "0")]
     core: String,
-    /// Parts to run: commands, sizes, open, memory, connections, growth, replicated. All by default.
+    /// Parts to run: commands, sizes, open, memory, connections, growth, replicated, threads, expiry, eviction, fullsync. All by default.
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
     /// Folder for results.json and the plots.
@@ -153,12 +168,12 @@ impl Bench {
     }
 
     fn loads(servers: &[Server]) -> Vec<Load> {
-        servers.iter().map(|server| Load::connect(server.addr, CONNECTIONS).expect("connections")).collect()
+        servers.iter().map(|server| Load::connect(&server.addrs(), CONNECTIONS).expect("connections")).collect()
     }
 
     fn fill(loads: &mut [Load], keys: u64, value_bytes: usize) {
         for load in loads {
-            let work = Work { kind: Kind::Set, depth: 64, keys, value_bytes };
+            let work = Work::new(Kind::Set, 64, keys, value_bytes);
             load.fill(work, 0, keys).expect("the server takes writes");
         }
     }
@@ -170,7 +185,7 @@ impl Bench {
         Bench::fill(&mut loads, keys, 100);
         for depth in DEPTHS {
             for kind in [Kind::Set, Kind::Get, Kind::Mix, Kind::Mget, Kind::Incr] {
-                let work = Work { kind, depth, keys, value_bytes: 100 };
+                let work = Work::new(kind, depth, keys, 100);
                 let label = format!("{}, P={depth}", kind.name());
                 self.rounds("commands", &label, &servers, &mut loads, &vec![work; servers.len()]);
             }
@@ -184,7 +199,7 @@ impl Bench {
             let keys = keys.min(self.options.keys);
             Bench::fill(&mut loads, keys, value_bytes);
             for (kind, depth) in [(Kind::Set, 1), (Kind::Get, 1), (Kind::Set, 16), (Kind::Get, 16)] {
-                let work = Work { kind, depth, keys, value_bytes };
+                let work = Work::new(kind, depth, keys, value_bytes);
                 let label = format!("{} of {value_bytes} B, P={depth}", kind.name());
                 self.rounds("sizes", &label, &servers, &mut loads, &vec![work; servers.len()]);
             }
@@ -197,7 +212,7 @@ impl Bench {
         let mut loads = Bench::loads(&servers);
         let keys = self.options.keys;
         Bench::fill(&mut loads, keys, 100);
-        let work = Work { kind: Kind::Mix, depth: 1, keys, value_bytes: 100 };
+        let work = Work::new(Kind::Mix, 1, keys, 100);
         let most = loads.iter_mut().map(|load| {
             let outcome = load.closed(work, self.time()).expect("an answer");
             outcome.operations as f64 / outcome.elapsed.as_secs_f64()
@@ -205,13 +220,10 @@ impl Bench {
         let rate = 0.6 * most.fold(f64::MAX, f64::min);
         let mut lines = Vec::new();
         for (server, load) in servers.iter().zip(&mut loads) {
-            let mut figures: Vec<[f64; 3]> = Vec::new();
-            for _ in 0..self.options.rounds {
-                let latencies = load.open(work, rate, self.time()).expect("an answer").latencies;
-                figures.push([0.5, 0.99, 0.999].map(|share| latencies.at(share) as f64 / 1e3));
-            }
-            let median = |i: usize| report::median(&figures.iter().map(|f| f[i]).collect::<Vec<_>>());
-            lines.push((server.name.clone(), vec![median(0), median(1), median(2)]));
+            let figures: Vec<Vec<f64>> = (0..self.options.rounds)
+                .map(|_| load.open(work, rate, self.time()).expect("an answer").shares_us().to_vec())
+                .collect();
+            lines.push((server.name.clone(), report::medians(&figures)));
         }
         let title = format!("Open loop, 1:9, {rate:.0} requests/s: latency from when a request was due, µs");
         self.report.table("open", &title, &["p50", "p99", "p99.9"], lines);
@@ -223,17 +235,15 @@ impl Bench {
             let mut lines = Vec::new();
             for program in &self.programs {
                 let server = Server::start(program, &self.options.core);
-                let used =
-                    || server.info("used_memory").and_then(|bytes| bytes.parse::<f64>().ok()).unwrap_or(f64::NAN);
-                let (used_before, resident_before) = (used(), server.resident() as f64);
-                let mut load = Load::connect(server.addr, CONNECTIONS).expect("connections");
+                let (used_before, resident_before) = (server.used_memory(), server.resident() as f64);
+                let mut load = Load::connect(&server.addrs(), CONNECTIONS).expect("connections");
                 let (mut per_key, mut resident) = (Vec::new(), Vec::new());
                 let mut from = 0;
                 for upto in (6..=13).map(|n| n * self.options.keys / 10) {
-                    let work = Work { kind: Kind::Set, depth: 64, keys: upto, value_bytes };
+                    let work = Work::new(Kind::Set, 64, upto, value_bytes);
                     load.fill(work, from, upto).expect("the server takes writes");
                     from = upto;
-                    per_key.push((used() - used_before) / upto as f64);
+                    per_key.push((server.used_memory() - used_before) / upto as f64);
                     resident.push((server.resident() as f64 - resident_before) / upto as f64);
                 }
                 let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
@@ -251,7 +261,7 @@ impl Bench {
         for program in &self.programs {
             let server = Server::start(program, &self.options.core);
             let before = server.resident() as f64;
-            let load = Load::connect(server.addr, IDLE - 10).expect("10,000 open files: ulimit -n");
+            let load = Load::connect(&server.addrs(), IDLE - 10).expect("10,000 open files: ulimit -n");
             let answered = server.ask("PING").is_ok(); // it has accepted all that came before
             assert!(answered, "{} does not answer", server.name);
             lines.push((server.name.clone(), vec![(server.resident() as f64 - before) / IDLE as f64]));
@@ -266,8 +276,8 @@ impl Bench {
         let mut lines = Vec::new();
         for program in &self.programs {
             let server = Server::start(program, &self.options.core);
-            let mut load = Load::connect(server.addr, 1).expect("a connection");
-            let work = Work { kind: Kind::Set, depth: 16, keys: upto, value_bytes: 32 };
+            let mut load = Load::connect(&server.addrs(), 1).expect("a connection");
+            let work = Work::new(Kind::Set, 16, upto, 32);
             let outcome = load.fill(work, 0, upto).expect("the server takes writes");
             let ms = |ns: u64| ns as f64 / 1e6;
             let l = &outcome.latencies;
@@ -304,7 +314,7 @@ impl Bench {
                     .iter()
                     .map(|program| {
                         let kind = if wait && !program.ours { Kind::SetWait } else { Kind::Set };
-                        Work { kind, depth, keys, value_bytes: 100 }
+                        Work::new(kind, depth, keys, 100)
                     })
                     .collect();
                 let label = format!("SET to two replicas, P={depth}, {what}");
@@ -323,7 +333,7 @@ fn main() {
     });
     let programs: Vec<Program> = [ours].into_iter().chain(peers).collect();
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
-    let parts: [Part; 7] = [
+    let parts: [Part; 11] = [
         ("commands", Bench::commands),
         ("sizes", Bench::sizes),
         ("open", Bench::open),
@@ -331,6 +341,10 @@ fn main() {
         ("connections", Bench::connections),
         ("growth", Bench::growth),
         ("replicated", Bench::replicated),
+        ("threads", Bench::threads),
+        ("expiry", Bench::expiry),
+        ("eviction", Bench::eviction),
+        ("fullsync", Bench::fullsync),
     ];
     if let Some(unknown) = options.parts.iter().find(|name| parts.iter().all(|(part, _)| part != name)) {
         eprintln!("there is no part {unknown}");

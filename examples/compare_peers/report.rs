@@ -48,6 +48,12 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The middle of each column of rounds.
+pub fn medians(rounds: &[Vec<f64>]) -> Vec<f64> {
+    let columns = rounds.first().map_or(0, Vec::len);
+    (0..columns).map(|i| median(&rounds.iter().map(|round| round[i]).collect::<Vec<_>>())).collect()
+}
+
 /// Ours to theirs, round by round: the median, the least and the greatest.
 fn ratio(ours: &[f64], theirs: &[f64]) -> [f64; 3] {
     let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
@@ -103,7 +109,8 @@ impl Report {
     pub fn table(&mut self, part: &str, title: &str, columns: &[&str], lines: Vec<(String, Vec<f64>)>) {
         println!("\n{title}\n\n| server | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
         for (server, figures) in &lines {
-            let figures: Vec<String> = figures.iter().map(|figure| format!("{figure:.2}")).collect();
+            let figures: Vec<String> =
+                figures.iter().map(|f| if f.is_nan() { "–".to_string() } else { format!("{f:.2}") }).collect();
             println!("| {server} | {} |", figures.join(" | "));
         }
         println!();

@@ -23,6 +23,8 @@ pub struct Server {
     child: Child,
     /// Only threads whose name begins so count; empty for all.
     threads: String,
+    /// Another one that shares its load; what that takes counts, too.
+    companion: Option<Box<Server>>,
 }
 
 fn free_port() -> u16 {
@@ -40,21 +42,45 @@ fn on_core(core: &str, path: &Path) -> Command {
 impl Server {
     /// A single node, without anything durable.
     pub fn start(program: &Program, core: &str) -> Server {
-        let port = free_port();
+        Server::start_wide(program, core, 1)
+    }
+
+    /// The same with so many threads, on some cores.
+    pub fn start_wide(program: &Program, core: &str, threads: usize) -> Server {
+        let (port, threads) = (free_port(), threads.to_string());
         let mut command = on_core(core, &program.path);
         if program.ours {
             command.arg("server").args(["--listen", &format!("127.0.0.1:{port}"), "--node-name", "bench"]);
-            for setting in
-                ["coordination=embedded", "threads=1", "replication.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"]
-            {
-                command.args(["--set", setting]);
-            }
+            command.args(["--set", "coordination=embedded", "--set", &format!("threads={threads}")]);
+            command.args(["--set", "replication.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
         } else {
             peer_arguments(&mut command, port);
+            command.args(["--io-threads", &threads]);
         }
         let server = Server::run(&program.name, command, port, "");
         server.wait_for_writes();
         server
+    }
+
+    /// One of ours in a cluster around that ZooKeeper.
+    pub fn start_member(program: &Program, core: &str, name: &str, cluster: &str, zookeeper: &str) -> Server {
+        let port = free_port();
+        let mut command = on_core(core, &program.path);
+        command.args(["server", "--listen", &format!("127.0.0.1:{port}"), "--node-name", name]);
+        command.args(["--zookeeper", zookeeper, "--cluster", cluster, "--set", "threads=1"]);
+        command.args(["--set", "replication.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
+        Server::run(&program.name, command, port, "")
+    }
+
+    /// Both as one: they share the load, and their CPU is added up.
+    pub fn beside(mut self, companion: Server) -> Server {
+        self.companion = Some(Box::new(companion));
+        self
+    }
+
+    /// Where the load goes.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        [self.addr].into_iter().chain(self.companion.iter().flat_map(|companion| companion.addrs())).collect()
     }
 
     /// Three nodes of ours in one process; the first leads. Its threads alone count.
@@ -86,14 +112,14 @@ impl Server {
     fn run(name: &str, mut command: Command, port: u16, threads: &str) -> Server {
         let child = command.spawn().expect("taskset and the server can be started");
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let server = Server { name: name.to_string(), addr, child, threads: threads.to_string() };
+        let server = Server { name: name.to_string(), addr, child, threads: threads.to_string(), companion: None };
         until("the server answers", || server.ask("PING").is_ok_and(|reply| reply.starts_with("+PONG")));
         // Whoever answers has to be the one that was started.
         assert_eq!(server.info("process_id"), Some(server.child.id().to_string()), "another server on port {port}");
         server
     }
 
-    fn wait_for_writes(&self) {
+    pub fn wait_for_writes(&self) {
         until("it takes writes", || self.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
     }
 
@@ -119,8 +145,34 @@ impl Server {
         text.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_string()))
     }
 
+    /// A field of INFO that is a number.
+    pub fn number(&self, field: &str) -> f64 {
+        self.info(field).and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
+    }
+
+    /// Bytes that it says it uses.
+    pub fn used_memory(&self) -> f64 {
+        self.number("used_memory")
+    }
+
+    /// Keys that it holds, expired ones included that it has not deleted yet.
+    pub fn keys(&self) -> u64 {
+        let reply = self.ask("DBSIZE").expect("an answer");
+        reply.trim().strip_prefix(':').and_then(|keys| keys.parse().ok()).expect("a number")
+    }
+
+    /// CONFIG SET.
+    pub fn set(&self, parameter: &str, value: &str) {
+        let reply = self.ask(&format!("CONFIG SET {parameter} {value}")).expect("an answer");
+        assert!(reply.starts_with("+OK"), "{}: CONFIG SET {parameter} {value}: {reply}", self.name);
+    }
+
     /// CPU time of its threads so far, ns.
     pub fn cpu_ns(&self) -> u64 {
+        self.own_cpu_ns() + self.companion.as_ref().map_or(0, |companion| companion.cpu_ns())
+    }
+
+    fn own_cpu_ns(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the server lives");
         let named =
             |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with(&self.threads));
@@ -146,12 +198,17 @@ impl Drop for Server {
 }
 
 fn peer_arguments(command: &mut Command, port: u16) {
+    // A replica writes what it is sent to a file, which nobody is to find at its next start.
+    command.arg("--dir").arg(std::env::temp_dir()).args(["--dbfilename", &format!("compare-peers-{port}.rdb")]);
+    command.args(["--rdb-del-sync-files", "yes"]);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     command.args(["--daemonize", "no", "--maxclients", "11000", "--protected-mode", "no"]);
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+/// # Panics
+/// If it does not come to that.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -280,6 +280,52 @@ mod tests {
         }
     }
 
+    /// Asks a cache of `room` keys for them by a law in which the first half of all requests is for 1 % of the keys, the next quarter for 5 %, the rest
+    /// for all, five times for each key. Returns the hits of a store that evicts so, and those of a true LRU.
+    fn hits(eviction: Eviction, room: usize) -> (usize, usize) {
+        let mut store = Store::new(HashKey([1; 16]));
+        let (mut law, mut chance) = (Jitter::new(3), Jitter::new(7));
+        let (mut truth, mut used) = (std::collections::BTreeMap::new(), vec![0; KEYS as usize]);
+        let (mut hits, mut true_hits) = (0, 0);
+        for request in 1..=KEYS * 5 {
+            at(&mut store, request / 100);
+            let key = match law.below(4) {
+                0 | 1 => law.below(KEYS / 100),
+                2 => law.below(KEYS / 20),
+                _ => law.below(KEYS),
+            };
+            let name = key.to_be_bytes();
+            if store.use_key(store.hash(&name), &name).is_some() {
+                hits += 1;
+            } else {
+                while store.len() >= room {
+                    if let Victim::Key(h, key) = store.victim(eviction, 5, &mut chance, &mut 100) {
+                        store.apply_hashed(h, &Mutation::Delete { key: &key, event: Event::Evicted });
+                    }
+                }
+                put(&mut store, key, None);
+            }
+            if truth.remove(&std::mem::replace(&mut used[key as usize], request)).is_some() {
+                true_hits += 1;
+            } else if truth.len() == room {
+                truth.pop_first();
+            }
+            truth.insert(request, key);
+        }
+        (hits, true_hits)
+    }
+
+    #[test]
+    fn cache_hits_about_as_often_as_a_true_lru_of_as_many_keys() {
+        let (lru, truth) = hits(Eviction::AllKeysLru, KEYS as usize / 10);
+        let (random, _) = hits(Eviction::AllKeysRandom, KEYS as usize / 10);
+        assert!(lru * 100 >= truth * 98, "{lru} hits, a true LRU has {truth}");
+        assert!(
+            random * 100 < truth * 95,
+            "{random} hits by chance, a true LRU has {truth}: these requests tell nothing"
+        );
+    }
+
     #[test]
     fn lfu_evicts_what_is_used_seldom() {
         let mut store = Store::new(HashKey([1; 16]));
