@@ -13,6 +13,7 @@
 //! times the small one (then someone copies); 1 KiB pieces cost several times what 16 KiB pieces cost (then something is quadratic).
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -88,13 +89,25 @@ fn many_arguments(c: &mut Criterion) {
 type Write = fn(&mut Reply<'_>, &Bytes);
 
 fn replies(c: &mut Criterion) {
-    let mut group = c.benchmark_group("write reply");
+    let mut group = c.benchmark_group("reply");
     let big = Bytes::from(vec![b'v'; 1 << 20]);
-    let cases: [(&str, Write); 6] = [
+    let cases: [(&str, Write); 9] = [
         ("ok", |reply, _| reply.ok()),
         ("integer", |reply, _| reply.integer(black_box(123_456))),
         ("bulk of 100", |reply, _| reply.bulk(black_box(&[b'v'; 100]))),
         ("null", |reply, _| reply.null()),
+        ("error", |reply, _| reply.error(black_box("ERR value is not an integer or out of range"))),
+        ("array of 10 bulks of 100", |reply, _| {
+            reply.array(10);
+            (0..10).for_each(|_| reply.bulk(black_box(&[b'v'; 100])));
+        }),
+        ("map of 5", |reply, _| {
+            reply.map(5);
+            (0..5).for_each(|n| {
+                reply.bulk(black_box(b"field"));
+                reply.integer(n);
+            });
+        }),
         ("double", |reply, _| reply.double(black_box(3.25))),
         ("shared 1 MiB", |reply, big| reply.shared(big)),
     ];
@@ -115,5 +128,9 @@ fn replies(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pipelines, big_bulk, many_arguments, replies);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_millis(1_000)).sample_size(20);
+    targets = pipelines, big_bulk, many_arguments, replies
+}
 criterion_main!(benches);

@@ -12,21 +12,23 @@
 //! A surprise would be: appending dearer than 60 ns on a quiet machine; a block of one entry above 300 ns; a lookup above 1 µs; a replica that
 //! is slower per entry than a leader executes the SET (about 300 ns and up, parsing included): it would fall behind for ever.
 
+mod support;
+
 use std::hint::black_box;
 use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
 use datakeeper::base::clock::Wall;
-use datakeeper::base::ids::{Epoch, HashKey, Offset, Position};
+use datakeeper::base::ids::{Epoch, Offset, Position};
 use datakeeper::base::jitter::Jitter;
 use datakeeper::base::segments::Segments;
 use datakeeper::replication::log::{Log, entries};
-use datakeeper::store::{Event, Mutation, Store, ValueRef, mutations};
+use datakeeper::store::mutations;
+use support::{VALUE, filled, key, put};
 
 const EPOCH: Epoch = Epoch(1);
 const CLOCK: Wall = Wall(1_700_000_000_000);
-const VALUE: [u8; 100] = [7; 100];
 /// `replication.backlog_bytes` as it is by default.
 const BACKLOG_BYTES: usize = 64 << 20;
 /// Writes of one tick with few busy clients, and with many or with pipelines.
@@ -38,25 +40,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Keys made ahead, because making one costs more than the log does; a power of two that fits the second cache.
 const KEYS: usize = 4_096;
 
-fn key(number: u64) -> [u8; 16] {
-    let mut key = *b"key:000000000000";
-    for (at, byte) in key[4..].iter_mut().enumerate() {
-        *byte = b'0' + (number / 10_u64.pow(11 - at as u32) % 10) as u8;
-    }
-    key
-}
-
 fn keys() -> Vec<[u8; 16]> {
     (0..KEYS as u64).map(key).collect()
 }
 
-fn put(key: &[u8]) -> Mutation<'_> {
-    Mutation::Put { key, value: ValueRef::Slice(&VALUE), expiry: None, event: Event::Set }
-}
-
 /// What the leader does per SET: encode the mutation, make an entry of it.
 fn append(log: &mut Log, scratch: &mut Segments, key: &[u8]) -> Offset {
-    put(key).encode(scratch);
+    put(key, &VALUE).encode(scratch);
     log.append(EPOCH, CLOCK, scratch)
 }
 
@@ -82,7 +72,7 @@ fn leader(c: &mut Criterion) {
         b.iter(|| {
             number += 1;
             scratch.clear();
-            put(&keys[number % KEYS]).encode(&mut scratch);
+            put(&keys[number % KEYS], &VALUE).encode(&mut scratch);
             black_box(scratch.len())
         });
     });
@@ -139,8 +129,7 @@ fn block(jitter: &mut Jitter, tick: u32, keys: u64) -> Bytes {
 /// The replica's side: check every mutation, keep the block, and, once it is acknowledged, apply it.
 fn replica(c: &mut Criterion) {
     for (name, keys) in [("1K", 1_000), ("1M", 1_000_000)] {
-        let mut store = Store::new(HashKey(*b"a secret of ours"));
-        (0..keys).for_each(|number| store.apply(&put(&key(number))));
+        let mut store = filled(keys, &VALUE);
         let mut log = Log::new(Position::default());
         let mut jitter = Jitter::new(2);
         let mut group = c.benchmark_group(format!("log/replica/{name}"));

@@ -10,37 +10,20 @@
 //! A surprise would be: a batch of 64 on 1 M keys that is not at least twice as fast as single gets; a miss dearer than a hit; a worst
 //! insertion above 200 µs of CPU on a quiet machine; more than 77 bytes per key for 16 + 32.
 
+mod support;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput};
-use datakeeper::base::ids::HashKey;
 use datakeeper::base::jitter::Jitter;
-use datakeeper::store::{Event, KeyHash, Mutation, Store, ValueRef};
+use datakeeper::store::{Event, KeyHash, Mutation, Store};
+use support::{VALUE, empty, filled, key, put};
 
-const VALUE: [u8; 100] = [7; 100];
 const GROUP: usize = datakeeper::base::limits::PREFETCH_GROUP;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-fn key(number: u64) -> [u8; 16] {
-    let mut key = *b"key:000000000000";
-    for (at, byte) in key[4..].iter_mut().enumerate() {
-        *byte = b'0' + (number / 10_u64.pow(11 - at as u32) % 10) as u8;
-    }
-    key
-}
-
-fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Mutation<'a> {
-    Mutation::Put { key, value: ValueRef::Slice(value), expiry: None, event: Event::Set }
-}
-
-fn filled(keys: u64, value: &[u8]) -> Store {
-    let mut store = Store::new(HashKey(*b"a secret of ours"));
-    (0..keys).for_each(|number| store.apply(&put(&key(number), value)));
-    store
-}
 
 /// Keys of one batch, drawn from `from..from + range`.
 fn draw(jitter: &mut Jitter, size: usize, from: u64, range: u64) -> Vec<[u8; 16]> {
@@ -83,6 +66,12 @@ fn set(store: &mut Store, h: KeyHash, key: &[u8; 16]) {
     store.apply_hashed(h, &put(key, &VALUE));
 }
 
+/// A value of another size class than the one before it.
+fn resize(store: &mut Store, h: KeyHash, key: &[u8; 16]) {
+    let length = store.get(h, key).map_or(0, |entry| entry.value().len());
+    store.apply_hashed(h, &put(key, &VALUE[..if length == VALUE.len() { 50 } else { VALUE.len() }]));
+}
+
 fn del(store: &mut Store, h: KeyHash, key: &[u8; 16]) {
     store.apply_hashed(h, &Mutation::Delete { key, event: Event::Del });
 }
@@ -112,6 +101,13 @@ fn operations(c: &mut Criterion) {
                 b.iter_batched(
                     || draw(&mut jitter, size, 0, keys),
                     |batch| batch_of(&mut store, &batch, set),
+                    BatchSize::SmallInput,
+                );
+            });
+            group.bench_function(format!("set_other_size/{size}"), |b| {
+                b.iter_batched(
+                    || draw(&mut jitter, size, 0, keys),
+                    |batch| batch_of(&mut store, &batch, resize),
                     BatchSize::SmallInput,
                 );
             });
@@ -145,7 +141,7 @@ fn growth_table(total: u64) {
         "\ngrowing to {total} keys, 16 + 32 bytes: insertions in CPU µs (clock included), mean in ns (p99.9: what a split typically costs)"
     );
     println!("{:>12} {:>10} {:>10} {:>10} {:>10} {:>10}", "keys", "worst", "p99.999", "p99.9", "mean", "bytes/key");
-    let mut store = Store::new(HashKey(*b"a secret of ours"));
+    let mut store = empty();
     let mut number = 0;
     let mut limit = total / 64;
     let mut bytes_per_key = Vec::new();
