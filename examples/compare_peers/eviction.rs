@@ -54,7 +54,7 @@ impl Bench {
         }
         let title = format!(
             "Eviction: {KEYS} keys of which a third goes, and what of it a true order lets go, %; hits of a cache of a third, %, and of a true LRU; the \
-             most that was used of a limit of {} MiB, resident too",
+             most that was used of a limit of {} MiB, and what is resident in the end, %",
             LIMIT >> 20
         );
         self.report.table("eviction", &title, &["accuracy", "hits", "true LRU", "used", "resident"], lines);
@@ -262,5 +262,5 @@ fn memory(server: &Server, policy: &str) -> Vec<f64> {
         done.store(true, Ordering::Relaxed);
         watch.join().expect("it only asks")
     });
-    vec![most / LIMIT as f64, server.resident() as f64 / LIMIT as f64]
+    [most, server.resident() as f64].map(|bytes| bytes * 100.0 / LIMIT as f64).to_vec()
 }

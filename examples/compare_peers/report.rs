@@ -32,6 +32,39 @@ struct Table {
     lines: Vec<(String, Vec<f64>)>,
 }
 
+impl Table {
+    /// For each column the bars of all servers, the longest of which has the greatest figure.
+    fn plot(&self) -> String {
+        const STEP: usize = 18;
+        let height = self.columns.len() * (self.lines.len() * STEP + 30) + 20;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+             <title>{}</title>\n<rect width=\"720\" height=\"{height}\" fill=\"white\"/>\n",
+            self.title
+        );
+        let mut y = 20;
+        for (i, column) in self.columns.iter().enumerate() {
+            let _ = writeln!(svg, "<text x=\"10\" y=\"{y}\">{}: {column}</text>", self.part);
+            let most = self.lines.iter().map(|(_, figures)| figures[i]).fold(0.0, f64::max);
+            for (server, figures) in self.lines.iter().filter(|(_, figures)| !figures[i].is_nan()) {
+                y += STEP;
+                let (bar_y, width) = (y - 12, (figures[i].max(0.0) / most.max(f64::MIN_POSITIVE)) * 400.0);
+                let _ = writeln!(
+                    svg,
+                    "<text x=\"194\" y=\"{y}\" text-anchor=\"end\">{server}</text>\
+                     <rect x=\"200\" y=\"{bar_y}\" width=\"{width:.1}\" height=\"14\" fill=\"#4a7ab5\"/>\
+                     <text x=\"{:.1}\" y=\"{y}\">{:.2}</text>",
+                    width + 206.0,
+                    figures[i]
+                );
+            }
+            y += 30;
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
+
 pub struct Report {
     rows: Vec<Row>,
     tables: Vec<Table>,
@@ -142,6 +175,11 @@ impl Report {
         parts.dedup();
         for part in parts {
             fs::write(out.join(format!("{part}.svg")), self.plot(part))?;
+        }
+        for (i, table) in self.tables.iter().enumerate() {
+            let nth = self.tables[..i].iter().filter(|other| other.part == table.part).count();
+            let name = if nth == 0 { table.part.clone() } else { format!("{}-{}", table.part, nth + 1) };
+            fs::write(out.join(format!("{name}.svg")), table.plot())?;
         }
         Ok(())
     }
