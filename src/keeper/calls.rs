@@ -106,9 +106,14 @@ impl Calls {
         nanos >= self.slow_ns
     }
 
-    /// A batch begins.
+    /// The first batch under a hold of the lock begins.
     pub fn begin(&mut self, now: Boot) {
-        (self.since, self.len) = (now, 0);
+        self.since = now;
+    }
+
+    /// A batch begins, at the last reading or at `now`, whichever is later.
+    pub fn next_batch(&mut self, now: Boot) {
+        (self.since, self.len) = (self.since.max(now), 0);
     }
 
     /// Whether this command is measured with its neighbours.

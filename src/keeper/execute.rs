@@ -57,7 +57,7 @@ pub enum Next {
 }
 
 /// What pass 1 found out about a command on keys: its row, and the hash of its first key.
-pub(super) type Touch = (&'static CommandSpec, KeyHash);
+pub type Touch = (&'static CommandSpec, KeyHash);
 
 /// What became of one command.
 pub(super) enum Outcome {
@@ -79,6 +79,24 @@ impl Keeper {
         batch: &Batch,
         input: &[u8],
         from: usize,
+        out: &mut Output,
+        fx: &mut Effects,
+    ) -> Executed {
+        self.calls.begin(now.boot);
+        self.execute_touched(now, conn, batch, input, from, None, out, fx)
+    }
+
+    /// The same for one of many batches under one hold of the lock. Pass 1 may have been done for the command at `from`, if it is the only one: see
+    /// [`Keeper::touch`].
+    #[allow(clippy::too_many_arguments)] // as above
+    pub fn execute_touched(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        batch: &Batch,
+        input: &[u8],
+        from: usize,
+        touch: Option<Touch>,
         out: &mut Output,
         fx: &mut Effects,
     ) -> Executed {
@@ -108,7 +126,7 @@ impl Keeper {
         self.store.tell_time(now.boot);
         self.store.be_quiet(session.no_touch);
         self.eviction_work = EVICTION_WORK;
-        self.calls.begin(now.boot);
+        self.calls.next_batch(now.boot);
         let mut gates = self.gates_of(now, &session);
         let end_before = self.log.end();
         let mut need = Offset::ZERO;
@@ -124,7 +142,7 @@ impl Keeper {
             let group = (batch.len() - done).min(PREFETCH_GROUP);
             let mut found;
             let touched = match group {
-                1 => &[None][..],
+                1 => &[touch][..],
                 _ => {
                     found = [None; PREFETCH_GROUP];
                     self.touch_group(batch, input, done, &mut found[..group]);
@@ -212,19 +230,33 @@ impl Keeper {
     /// Pass 1: starts loading what pass 2 will look at.
     pub(super) fn touch_group(&self, batch: &Batch, input: &[u8], from: usize, touched: &mut [Option<Touch>]) {
         for (i, touch) in touched.iter_mut().enumerate() {
-            let args = batch.args(from + i, input);
-            if let Ok(spec) = resolve(&args)
-                && spec.keys.first == 1
-                && matches!(spec.exec, Exec::Data(_))
-            {
-                let h = self.store.hash(args.get(1));
-                self.store.touch(h);
-                *touch = Some((spec, h));
-            }
+            *touch = self.touch_command(&batch.args(from + i, input));
         }
-        for (_, hash) in touched.iter().flatten() {
-            self.store.touch_entry(*hash);
-        }
+        touched.iter().flatten().for_each(|touch| self.touch_entry(touch));
+    }
+
+    /// Pass 1 over the batches of several connections, one call for each: starts loading the bucket that the command of a batch of one will look at.
+    #[must_use]
+    pub fn touch(&self, batch: &Batch, input: &[u8]) -> Option<Touch> {
+        if batch.len() == 1 { self.touch_command(&batch.args(0, input)) } else { None }
+    }
+
+    /// Then, one call for each: starts loading the entry.
+    pub fn touch_entry(&self, touch: &Touch) {
+        self.store.touch_entry(touch.1);
+    }
+
+    fn touch_command(&self, args: &Args<'_>) -> Option<Touch> {
+        let spec = resolve(args).ok().filter(|spec| spec.keys.first == 1 && matches!(spec.exec, Exec::Data(_)))?;
+        let hash = self.store.hash(args.get(1));
+        self.store.touch(hash);
+        Some((spec, hash))
+    }
+
+    /// How long the commands executed under this hold of the lock have taken, in nanoseconds.
+    #[must_use]
+    pub fn spent_since(&self, now: Now) -> u64 {
+        self.calls.last_reading().0.saturating_sub(now.boot.0)
     }
 
     #[allow(clippy::too_many_arguments)] // the state of one batch, borrowed apart

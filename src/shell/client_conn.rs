@@ -7,7 +7,8 @@
 //!                       ▲          │ Wait: keep the batch     ▲
 //!                       └── Resume ┘ Again: yield             └─ Release: held replies may leave
 //! ```
-//! Replies that nothing stands before, and that wait for nobody, are written as soon as they are there and never come to `unsent`.
+//! Replies that nothing stands before, and that wait for nobody, are written as soon as they are there and never come to `unsent`. A small
+//! batch that is all that has come is executed and answered with those of other connections, outside this task (`joined`).
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
 //! memory, and somebody waits for it); fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
 //! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
@@ -32,10 +33,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::buffers::Buffers;
+use super::joined::{self, Joined, Returned};
 use super::node::Node;
 use super::post::Letter;
 use super::proxy::{Early, Outcome, Pool, Upstream};
@@ -43,7 +46,7 @@ use super::runtime::Arrival;
 use super::unsent::Unsent;
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLIENTS_MAX, HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
-use crate::keeper::{Forward, Forwarded, Next, Watched};
+use crate::keeper::{Executed, Forward, Forwarded, Next, Watched};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
@@ -67,13 +70,21 @@ pub(super) struct Worker {
     index: usize,
     lines: RefCell<HashMap<ConnId, Rc<Line>>>,
     buffers: RefCell<Buffers>,
+    joined: RefCell<Joined>,
+    /// The task that runs what has joined.
+    runner: RefCell<Option<Waker>>,
     /// Connections to the leader, on which commands are passed on.
     leader: Pool,
 }
 
-/// What the postman and a connection's task share.
-#[derive(Default)]
-struct Line {
+/// What the postman, the task that runs joined batches, and a connection's own task share.
+pub(super) struct Line {
+    socket: RefCell<OwnedWriteHalf>,
+    pub(super) unsent: RefCell<Unsent>,
+    /// The connection has a batch among those that are executed together.
+    pub(super) joined: Cell<bool>,
+    /// Had one, and has to see to it.
+    returned: Cell<Option<Box<Returned>>>,
     /// Highest number whose replies may leave.
     released: Cell<u64>,
     /// The batch that waited shall go on.
@@ -88,7 +99,60 @@ struct Line {
 }
 
 impl Line {
-    fn wake(&self) {
+    fn new(socket: OwnedWriteHalf) -> Line {
+        Line {
+            socket: RefCell::new(socket),
+            unsent: RefCell::default(),
+            joined: Cell::default(),
+            returned: Cell::default(),
+            released: Cell::default(),
+            resume: Cell::default(),
+            pushed: Cell::default(),
+            close: Cell::default(),
+            close_idle: Cell::default(),
+            task: RefCell::default(),
+        }
+    }
+
+    /// Writes replies at once if they may leave and nothing stands before them, which saves a round of readiness. What does not go is queued.
+    pub(super) fn send(&self, seq: Option<u64>, output: Output, buffers: &mut Buffers) {
+        let mut unsent = self.unsent.borrow_mut();
+        if seq.is_none()
+            && unsent.is_empty()
+            && let Some(bytes) = output.as_piece()
+            && let Ok(written) = self.socket.borrow().try_write(bytes)
+        {
+            unsent.push_rest(output, written, buffers);
+        } else {
+            unsent.push(seq, output, buffers);
+        }
+    }
+
+    /// Writes what may leave of what is queued. Ready(Ok) after any progress.
+    ///
+    /// # Errors
+    /// The socket's; the connection is over.
+    fn poll_write(&self, cx: &mut Context<'_>, buffers: &RefCell<Buffers>) -> Poll<io::Result<()>> {
+        let (mut socket, mut buffers) = (self.socket.borrow_mut(), buffers.borrow_mut());
+        self.unsent.borrow_mut().poll_write(cx, &mut *socket, self.released.get(), &mut buffers)
+    }
+
+    fn may_leave(&self) -> bool {
+        self.unsent.borrow().may_leave(self.released.get())
+    }
+
+    /// Bytes that have not left.
+    fn unsent_bytes(&self) -> usize {
+        self.unsent.borrow().len()
+    }
+
+    /// Gives a batch back to the connection's task.
+    pub(super) fn give_back(&self, returned: Returned) {
+        self.returned.set(Some(Box::new(returned)));
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
@@ -105,7 +169,30 @@ impl Line {
 
 impl Worker {
     pub(super) fn new(node: Arc<Node>, index: usize) -> Worker {
-        Worker { node, index, lines: RefCell::default(), buffers: RefCell::default(), leader: Pool::default() }
+        Worker {
+            node,
+            index,
+            lines: RefCell::default(),
+            buffers: RefCell::default(),
+            joined: RefCell::default(),
+            runner: RefCell::default(),
+            leader: Pool::default(),
+        }
+    }
+
+    /// Runs what has joined, for as long as the thread lives.
+    pub(super) async fn run_joined_batches(self: Rc<Worker>) {
+        poll_fn(|cx| {
+            *self.runner.borrow_mut() = Some(cx.waker().clone());
+            self.run_joined();
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Executes what has joined, and sends what may leave.
+    fn run_joined(&self) {
+        self.joined.borrow_mut().run(&self.node, &self.buffers);
     }
 
     /// Hands a letter to the connection it is for; one for a connection that is gone is thrown away.
@@ -173,6 +260,7 @@ enum News {
     Sent,
     Pushed,
     Resume,
+    Returned(Box<Returned>),
     Read(usize),
 }
 
@@ -186,7 +274,7 @@ struct Client {
     worker: Rc<Worker>,
     conn: ConnId,
     line: Rc<Line>,
-    socket: TcpStream,
+    socket: OwnedReadHalf,
     parser: Parser,
     /// What the Keeper said last; the parser's limits follow it.
     trusted: bool,
@@ -204,7 +292,6 @@ struct Client {
     offence: Option<ProtocolError>,
     /// Nothing is read any more: the connection closes when all is sent.
     ending: bool,
-    unsent: Unsent,
     /// Bytes that came, and that were handed to `unsent`, of which the Keeper was not told yet.
     uncounted: (u64, u64),
     /// What the proxy needs to know, if this connection has ever needed it.
@@ -252,7 +339,8 @@ impl Client {
             }
             return None;
         }
-        let line = Rc::<Line>::default();
+        let (socket, write_half) = socket.into_split();
+        let line = Rc::new(Line::new(write_half));
         worker.lines.borrow_mut().insert(conn, line.clone());
         let mut parser = Parser::new();
         parser.set_trusted(trusted);
@@ -271,7 +359,6 @@ impl Client {
             bulk: None,
             offence: None,
             ending: false,
-            unsent: Unsent::default(),
             uncounted: (0, 0),
             proxied: None,
         })
@@ -281,7 +368,7 @@ impl Client {
     async fn run(&mut self) -> String {
         loop {
             if let Turn::Execute(from) = self.turn
-                && self.unsent.len() < OUTPUT_BYTES_PAUSE
+                && self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE
             {
                 self.execute(from);
                 if matches!(self.turn, Turn::Execute(_)) {
@@ -295,7 +382,7 @@ impl Client {
                 }
                 continue;
             }
-            if self.ending && self.unsent.is_empty() {
+            if self.ending && self.line.unsent.borrow().is_empty() {
                 self.linger().await;
                 return "done".to_owned();
             }
@@ -308,12 +395,20 @@ impl Client {
                         self.turn = Turn::Execute(from);
                     }
                 }
-                Ok(News::Read(0)) => self.end(),
+                Ok(News::Returned(returned)) => self.take_back(*returned),
                 Ok(News::Read(bytes)) => {
                     self.uncounted.0 += bytes as u64;
-                    self.unparsed = true;
-                    if self.turn == Turn::Idle {
-                        self.take_in();
+                    self.unparsed |= bytes > 0;
+                    if self.line.joined.get() {
+                        self.worker.run_joined();
+                        if let Some(returned) = self.line.returned.take() {
+                            self.take_back(*returned);
+                        }
+                    }
+                    match self.turn {
+                        Turn::Idle | Turn::Wait(_) if bytes == 0 && !self.line.joined.get() => self.end(),
+                        Turn::Idle if self.unparsed => self.take_in(),
+                        _ => {} // the end of a stream can be read again
                     }
                 }
                 Err(error) => return error.to_string(),
@@ -327,14 +422,15 @@ impl Client {
         if self.line.close.get() {
             return Poll::Ready(Ok(News::Close));
         }
-        let released = self.line.released.get();
-        if self.unsent.may_leave(released) {
-            let buffers = &mut self.worker.buffers.borrow_mut();
-            if let Poll::Ready(sent) = self.unsent.poll_write(cx, &mut self.socket, released, buffers) {
-                return Poll::Ready(sent.map(|()| News::Sent));
-            }
+        if self.line.may_leave()
+            && let Poll::Ready(sent) = self.line.poll_write(cx, &self.worker.buffers)
+        {
+            return Poll::Ready(sent.map(|()| News::Sent));
         }
-        if self.line.pushed.get() && !self.ending && self.unsent.len() < OUTPUT_BYTES_PAUSE {
+        if let Some(returned) = self.line.returned.take() {
+            return Poll::Ready(Ok(News::Returned(returned)));
+        }
+        if self.line.pushed.get() && !self.ending && self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE {
             return Poll::Ready(Ok(News::Pushed));
         }
         if matches!(self.turn, Turn::Wait(_)) && self.line.resume.take() {
@@ -352,7 +448,8 @@ impl Client {
 
     /// Whether nothing is outstanding: all that came is answered and sent.
     fn is_idle(&self) -> bool {
-        self.turn == Turn::Idle && self.unsent.is_empty() && self.input.is_empty() && self.bulk.is_none()
+        let nothing_unsent = self.line.unsent.borrow().is_empty() && !self.line.joined.get();
+        self.turn == Turn::Idle && nothing_unsent && self.input.is_empty() && self.bulk.is_none()
     }
 
     fn may_read(&self) -> bool {
@@ -364,7 +461,7 @@ impl Client {
                 None => self.input.len() - self.consumed < READ_BYTES_PER_WAKE,
             },
         };
-        room && !self.ending && self.offence.is_none() && self.unsent.len() < OUTPUT_BYTES_PAUSE
+        room && !self.ending && self.offence.is_none() && self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE
     }
 
     /// One read, into the bulk or into a lent buffer.
@@ -431,10 +528,49 @@ impl Client {
             }
             Err(offence) => self.offence = Some(offence),
         }
-        match self.batch.is_empty() {
-            false => self.turn = Turn::Execute(0),
-            true => self.batch_done(),
+        if self.batch.is_empty() {
+            self.batch_done();
+        } else if self.may_join() {
+            self.join();
+        } else {
+            self.turn = Turn::Execute(0);
         }
+    }
+
+    /// Whether the batch can be executed outside this task: it is small and all that has come, and concerns nobody but the Keeper.
+    fn may_join(&self) -> bool {
+        self.consumed == self.input.len()
+            && self.input.len() <= joined::BYTES_MAX
+            && self.batch.len() <= joined::COMMANDS_MAX
+            && self.trusted
+            && self.bulk.is_none()
+            && self.offence.is_none()
+            && self.proxied.is_none()
+    }
+
+    /// Hands the batch over, to be executed with those of other connections.
+    fn join(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        let uncounted = std::mem::take(&mut self.uncounted);
+        let waiting = self.worker.joined.borrow_mut().push(self.conn, &self.line, batch, &self.input, uncounted);
+        self.input.clear();
+        self.consumed = 0;
+        if waiting == 1
+            && let Some(runner) = &*self.worker.runner.borrow()
+        {
+            runner.wake_by_ref();
+        } else if waiting == joined::BATCHES_MAX {
+            self.worker.run_joined();
+        }
+    }
+
+    /// Goes on with a batch that was executed with others, if it needs that.
+    fn take_back(&mut self, Returned { executed, batch, mut input }: Returned) {
+        self.batch = batch;
+        self.consumed = input.len();
+        input.extend_from_slice(&self.input);
+        self.input = input;
+        self.go_on(0, executed);
     }
 
     /// Lets the Keeper execute the batch from one command on.
@@ -446,11 +582,16 @@ impl Client {
             keeper.count_bytes(bytes_in, bytes_out + output.len() as u64);
             executed
         });
+        self.line.send(executed.seq, output, &mut self.worker.buffers.borrow_mut());
+        self.go_on(from, executed);
+    }
+
+    /// Goes on after the batch was executed from a command on.
+    fn go_on(&mut self, from: usize, executed: Executed) {
         if self.trusted != executed.trusted {
             self.trusted = executed.trusted;
             self.parser.set_trusted(self.trusted);
         }
-        self.send(executed.seq, output);
         if let Some(forward) = executed.forward {
             self.proxied.get_or_insert_default().forward = Some(forward);
         }
@@ -587,16 +728,14 @@ impl Client {
             replies.iter().for_each(|reply| output.put_encoded_shared(reply));
             self.push(output);
         }
-        let released = self.line.released.get();
-        while self.unsent.may_leave(released) {
-            let buffers = &mut self.worker.buffers.borrow_mut();
-            match self.unsent.poll_write(cx, &mut self.socket, released, buffers) {
+        while self.line.may_leave() {
+            match self.line.poll_write(cx, &self.worker.buffers) {
                 Poll::Ready(sent) => sent?,
                 Poll::Pending => break,
             }
             early.moved();
         }
-        early.set_room(OUTPUT_BYTES_PAUSE.saturating_sub(self.unsent.len()));
+        early.set_room(OUTPUT_BYTES_PAUSE.saturating_sub(self.line.unsent_bytes()));
         Ok(())
     }
 
@@ -634,19 +773,6 @@ impl Client {
         self.worker.buffers.borrow_mut().take_batch(std::mem::take(&mut self.batch));
     }
 
-    /// Writes replies at once if they may leave and nothing stands before them, which saves a round of readiness. What does not go is queued.
-    fn send(&mut self, seq: Option<u64>, output: Output) {
-        if seq.is_none()
-            && self.unsent.is_empty()
-            && let Some(bytes) = output.as_piece()
-            && let Ok(written) = self.socket.try_write(bytes)
-        {
-            self.unsent.push_rest(output, written, &mut self.worker.buffers.borrow_mut());
-        } else {
-            self.hand_over(seq, output);
-        }
-    }
-
     /// Queues what was not written by the Keeper, and so is not counted by it yet.
     fn push(&mut self, output: Output) {
         self.uncounted.1 += output.len() as u64;
@@ -655,7 +781,7 @@ impl Client {
 
     /// Queues replies, held under `seq` if there is one.
     fn hand_over(&mut self, seq: Option<u64>, output: Output) {
-        self.unsent.push(seq, output, &mut self.worker.buffers.borrow_mut());
+        self.line.unsent.borrow_mut().push(seq, output, &mut self.worker.buffers.borrow_mut());
     }
 
     /// Nothing is read or executed any more; what is unsent still leaves when it may.
@@ -673,7 +799,7 @@ impl Client {
     async fn linger(&mut self) {
         let mut scratch = self.worker.buffers.borrow_mut().input();
         let _ = tokio::time::timeout(LINGER, async {
-            self.socket.shutdown().await?;
+            poll_fn(|cx| pin!(&mut *self.line.socket.borrow_mut()).poll_shutdown(cx)).await?;
             while self.socket.read_buf(&mut scratch).await? > 0 {
                 scratch.clear();
             }
@@ -686,10 +812,14 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        let over = self.worker.node.over.is_cancelled();
+        if self.line.joined.get() && !over {
+            self.worker.run_joined(); // what has come is executed, whatever ended the connection
+        }
         self.worker.lines.borrow_mut().remove(&self.conn);
         self.give_back_batch();
         self.worker.buffers.borrow_mut().take_input(std::mem::take(&mut self.input));
-        if !self.worker.node.over.is_cancelled() {
+        if !over {
             let (bytes_in, bytes_out) = self.uncounted;
             self.worker.node.with_keeper(|keeper, _, _| {
                 keeper.count_bytes(bytes_in, bytes_out);

@@ -18,6 +18,7 @@ pub mod server;
 
 mod buffers;
 mod client_conn;
+mod joined;
 mod links;
 mod post;
 mod process;

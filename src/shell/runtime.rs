@@ -94,6 +94,7 @@ pub(super) async fn serve_clients(node: Arc<Node>, index: usize, mut arrivals: U
     let worker = Rc::new(Worker::new(node.clone(), index));
     let postman = worker.clone();
     tokio::task::spawn_local(async move { node.posts[index].run(postman).await });
+    tokio::task::spawn_local(worker.clone().run_joined_batches());
     while let Some(arrival) = arrivals.recv().await {
         tokio::task::spawn_local(worker.clone().serve(arrival));
     }
