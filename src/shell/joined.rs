@@ -61,7 +61,7 @@ pub(super) struct Returned {
 }
 
 impl Joined {
-    /// Adds a connection's batch; it has no other one here, and nothing unsent that would go on without the Keeper. Returns how many there are now.
+    /// Adds the batch of a connection that has no other one here. Returns how many there are now.
     pub(super) fn push(
         &mut self,
         conn: ConnId,

@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::coordination::in_process::InProcess;
+use super::joined::BATCHES_MAX;
 use super::node::HOLD_STUCK_MS;
 use super::server::{Coordination, Options, Server, StartError};
 use crate::base::limits::OUTPUT_BYTES_PAUSE;
@@ -93,6 +94,26 @@ fn half_closed_client_still_gets_its_replies_in_order() {
     let server = solo();
     let requests = [command(&[b"SET", b"k", b"v"]), command(&[b"GET", b"k"]), b"GET k\r\n".to_vec()].concat();
     assert_eq!(ask(server.client_addr(), &requests), "+OK\r\n$1\r\nv\r\n$1\r\nv\r\n");
+}
+
+/// What is executed together (`joined`) has nothing in common: who has to wait, sends more meanwhile, or ends its connection, does so alone.
+#[test]
+fn batches_that_are_executed_together_wait_and_end_each_for_itself() {
+    let server = solo();
+    assert_eq!(ask(server.client_addr(), b"CLIENT PAUSE 60000 WRITE\r\n"), "+OK\r\n");
+    let mut sockets: Vec<TcpStream> = (0..2 * BATCHES_MAX + 3).map(|_| connect(server.client_addr())).collect();
+    let send = |sockets: &mut [TcpStream], request: &dyn Fn(usize) -> String| {
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            socket.write_all(request(i).as_bytes()).unwrap();
+        }
+    };
+    send(&mut sockets, &|i| format!("GET key{i}\r\nSET key{i} {i:03}\r\nGET key{i}\r\n"));
+    sockets.iter_mut().for_each(|socket| receive(socket, b"$-1\r\n"));
+    send(&mut sockets, &|_| "PING\r\nQUIT\r\n".to_owned());
+    assert_eq!(ask(server.client_addr(), b"CLIENT UNPAUSE\r\n"), "+OK\r\n");
+    for (i, socket) in sockets.iter_mut().enumerate() {
+        assert_eq!(receive_all(socket), format!("+OK\r\n$3\r\n{i:03}\r\n+PONG\r\n+OK\r\n"), "connection {i}");
+    }
 }
 
 #[test]
