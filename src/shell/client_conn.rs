@@ -10,7 +10,7 @@
 //! Replies that nothing stands before, and that wait for nobody, are written as soon as they are there and never come to `unsent`. A small
 //! batch that is all that has come is executed and answered with those of other connections, outside this task (`joined`).
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
-//! memory, and somebody waits for it); fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
+//! memory, and somebody waits for it); take a joined batch back; fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
 //! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
 //!
 //! A big bulk is read into a vector of its own that grows with what has arrived, never with what was announced, and has no
@@ -146,10 +146,13 @@ impl Line {
         self.unsent.borrow().len()
     }
 
-    /// Gives a batch back to the connection's task.
-    pub(super) fn give_back(&self, returned: Returned) {
-        self.returned.set(Some(Box::new(returned)));
-        self.wake();
+    /// The joined batch is executed. The connection's task has to see to what is given back, or to close a connection that is idle now.
+    pub(super) fn finish_joined(&self, returned: Option<Returned>) {
+        self.joined.set(false);
+        if returned.is_some() || self.close_idle.get() {
+            self.returned.set(returned.map(Box::new));
+            self.wake();
+        }
     }
 
     pub(super) fn wake(&self) {

@@ -98,12 +98,12 @@ impl Joined {
         }
         for job in self.queue.drain(..) {
             let executed = job.executed.expect("all are executed");
-            job.line.joined.set(false);
             if is_simple(&executed) {
                 buffers.borrow_mut().take_batch(job.batch);
+                job.line.finish_joined(None);
             } else {
                 let input = self.input[job.input].to_vec();
-                job.line.give_back(Returned { executed, batch: job.batch, input });
+                job.line.finish_joined(Some(Returned { executed, batch: job.batch, input }));
             }
         }
         self.input.clear();

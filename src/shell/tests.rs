@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use super::coordination::in_process::InProcess;
 use super::joined::BATCHES_MAX;
 use super::node::HOLD_STUCK_MS;
+use super::post::Letter;
 use super::server::{Coordination, Options, Server, StartError};
+use crate::base::ids::ConnId;
 use crate::base::limits::OUTPUT_BYTES_PAUSE;
 use crate::cluster::role::Role;
 use crate::keeper::KeeperConfig;
@@ -113,6 +115,26 @@ fn batches_that_are_executed_together_wait_and_end_each_for_itself() {
     assert_eq!(ask(server.client_addr(), b"CLIENT UNPAUSE\r\n"), "+OK\r\n");
     for (i, socket) in sockets.iter_mut().enumerate() {
         assert_eq!(receive_all(socket), format!("+OK\r\n$3\r\n{i:03}\r\n+PONG\r\n+OK\r\n"), "connection {i}");
+    }
+}
+
+/// A request and the word that the connection shall close may come in the same turn of the event loop: nobody stays.
+#[test]
+fn client_whose_request_comes_with_the_order_to_close_is_closed() {
+    let server = solo();
+    for id in 1..=50 {
+        let [mut client, mut other] = [(); 2].map(|()| connect(server.client_addr()));
+        client.write_all(b"CLIENT ID\r\n").unwrap();
+        receive(&mut client, format!(":{}\r\n", 2 * id - 1).as_bytes());
+        // While the thread waits for the lock with the request of another one, both come.
+        server.node().with_keeper(|_, _, _| {
+            other.write_all(b"PING\r\n").unwrap();
+            client.write_all(b"PING\r\n").unwrap();
+            server.node().posts[0].deliver([Letter::CloseIdle(ConnId(2 * id - 1))].into_iter());
+        });
+        // Where the order came first, the request was not read.
+        assert!(["", "+PONG\r\n"].contains(&receive_all(&mut client).as_str()));
+        receive(&mut other, b"+PONG\r\n");
     }
 }
 
