@@ -14,7 +14,7 @@ use datakeeper::base::jitter::Jitter;
 use datakeeper::base::segments::Segments;
 use datakeeper::cluster::role::Role;
 use datakeeper::command::{Ctx, Exec, Lookups, SliceState, resolve};
-use datakeeper::keeper::{Effect, Effects, KeeperConfig, Next};
+use datakeeper::keeper::{Effect, Effects, KeeperConfig, Next, Work};
 use datakeeper::resp::{Batch, Output, Parser, Protocol, Reply};
 use datakeeper::shell::coordination::in_process::InProcess;
 use datakeeper::shell::{Coordination, Options, Server};
@@ -124,7 +124,8 @@ fn per_thousand(depth: usize, command: fn(usize) -> Vec<u8>) -> u64 {
         batch.clear();
         out.clear();
         parser.advance(&input, &mut batch).unwrap();
-        let done = keeper.execute(now, conn, &batch, &input, 0, &mut out, &mut fx);
+        let done =
+            keeper.execute(now, Work { conn, batch: &batch, input: &input, from: 0, touch: None }, &mut out, &mut fx);
         let taken = calls() - before;
         assert_eq!((done.next, done.commands, done.seq), (Next::Done, depth, None));
         world.perform(0, std::mem::take(&mut fx));
@@ -202,7 +203,15 @@ fn writes_of_one_turn_leave_in_one_send_to_each_replica() {
         let (now, mut fx) = (world.now(), Effects::new());
         let held = conns.iter().map(|&conn| {
             let keeper = &mut world.nodes[0].as_mut().unwrap().keeper;
-            keeper.execute(now, conn, &batch, &[], 0, &mut Output::new(), &mut fx).seq.expect("two have to hold it")
+            keeper
+                .execute(
+                    now,
+                    Work { conn, batch: &batch, input: &[], from: 0, touch: None },
+                    &mut Output::new(),
+                    &mut fx,
+                )
+                .seq
+                .expect("two have to hold it")
         });
         let held: Vec<u64> = held.collect();
         let wakes = fx.iter().filter(|effect| matches!(effect, Effect::WakeLink(_))).count();

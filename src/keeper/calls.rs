@@ -60,6 +60,8 @@ pub(super) struct Calls {
     rows: Box<[Row]>,
     run: [Unmeasured; PREFETCH_GROUP],
     len: usize,
+    /// When the present hold of the lock began.
+    hold: Boot,
     /// The last reading.
     since: Boot,
     /// Place in its batch of the command that is executed.
@@ -80,6 +82,7 @@ impl Calls {
             rows,
             run: Default::default(),
             len: 0,
+            hold: Boot(0),
             since: Boot(0),
             at: 0,
             exact: false,
@@ -106,14 +109,12 @@ impl Calls {
         nanos >= self.slow_ns
     }
 
-    /// The first batch under a hold of the lock begins.
+    /// A batch begins, under a hold of the lock that began at `now`: behind the batches before it under the same hold.
     pub fn begin(&mut self, now: Boot) {
-        self.since = now;
-    }
-
-    /// A batch begins, at the last reading or at `now`, whichever is later.
-    pub fn next_batch(&mut self, now: Boot) {
-        (self.since, self.len) = (self.since.max(now), 0);
+        if self.hold != now {
+            (self.hold, self.since) = (now, now);
+        }
+        self.len = 0;
     }
 
     /// Whether this command is measured with its neighbours.

@@ -24,6 +24,19 @@ use super::{Acks, Effects, Forward, Keeper, Touched};
 /// Keys that one hold of the lock looks at for expiry.
 const EXPIRE_WORK: usize = 1_000;
 
+/// What is to be executed for a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    pub conn: ConnId,
+    pub batch: &'a Batch,
+    /// What it was parsed from.
+    pub input: &'a [u8],
+    /// The command that comes first.
+    pub from: usize,
+    /// What [`Keeper::touch`] found out, where it was asked.
+    pub touch: Option<Touch>,
+}
+
 /// How far a batch came.
 #[derive(Debug)]
 pub struct Executed {
@@ -68,38 +81,11 @@ pub(super) enum Outcome {
 }
 
 impl Keeper {
-    /// Executes the commands of `batch` from number `from` on, for the connection `conn`; replies go to `out`.
+    /// Executes what a connection has asked; replies go to `out`. The batches that are executed under one hold of the lock have the same `now`.
     ///
-    /// `input` is what the batch was parsed from. An unknown connection gets nothing and is told to close.
-    #[allow(clippy::too_many_arguments)] // the shell's one call per batch: each argument has another owner
-    pub fn execute(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        batch: &Batch,
-        input: &[u8],
-        from: usize,
-        out: &mut Output,
-        fx: &mut Effects,
-    ) -> Executed {
-        self.calls.begin(now.boot);
-        self.execute_touched(now, conn, batch, input, from, None, out, fx)
-    }
-
-    /// The same for one of many batches under one hold of the lock. Pass 1 may have been done for the command at `from`, if it is the only one: see
-    /// [`Keeper::touch`].
-    #[allow(clippy::too_many_arguments)] // as above
-    pub fn execute_touched(
-        &mut self,
-        now: Now,
-        conn: ConnId,
-        batch: &Batch,
-        input: &[u8],
-        from: usize,
-        touch: Option<Touch>,
-        out: &mut Output,
-        fx: &mut Effects,
-    ) -> Executed {
+    /// An unknown connection gets nothing and is told to close.
+    pub fn execute(&mut self, now: Now, work: Work<'_>, out: &mut Output, fx: &mut Effects) -> Executed {
+        let Work { conn, batch, input, from, touch } = work;
         let Some(mut session) = self.sessions.take(conn) else {
             return Executed {
                 commands: 0,
@@ -126,7 +112,7 @@ impl Keeper {
         self.store.tell_time(now.boot);
         self.store.be_quiet(session.no_touch);
         self.eviction_work = EVICTION_WORK;
-        self.calls.next_batch(now.boot);
+        self.calls.begin(now.boot);
         let mut gates = self.gates_of(now, &session);
         let end_before = self.log.end();
         let mut need = Offset::ZERO;

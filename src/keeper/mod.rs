@@ -55,7 +55,7 @@ use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
 pub use config::{Acks, KeeperConfig, ProcessFigures, ReadMode, Settings, WritesOnReplica};
-pub use execute::{Executed, Next, Touch};
+pub use execute::{Executed, Next, Touch, Work};
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;

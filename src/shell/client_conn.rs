@@ -22,7 +22,7 @@
 //!
 //! Not here: what a command means, and whether a reply may leave.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -33,20 +33,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 
 use super::buffers::Buffers;
 use super::joined::{self, Joined, Returned};
+use super::line::Line;
 use super::node::Node;
 use super::post::Letter;
 use super::proxy::{Early, Outcome, Pool, Upstream};
 use super::runtime::Arrival;
-use super::unsent::Unsent;
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLIENTS_MAX, HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
-use crate::keeper::{Executed, Forward, Forwarded, Next, Watched};
+use crate::keeper::{Executed, Forward, Forwarded, Next, Watched, Work};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
@@ -75,99 +75,6 @@ pub(super) struct Worker {
     runner: RefCell<Option<Waker>>,
     /// Connections to the leader, on which commands are passed on.
     leader: Pool,
-}
-
-/// What the postman, the task that runs joined batches, and a connection's own task share.
-pub(super) struct Line {
-    socket: RefCell<OwnedWriteHalf>,
-    pub(super) unsent: RefCell<Unsent>,
-    /// The connection has a batch among those that are executed together.
-    pub(super) joined: Cell<bool>,
-    /// Had one, and has to see to it.
-    returned: Cell<Option<Box<Returned>>>,
-    /// Highest number whose replies may leave.
-    released: Cell<u64>,
-    /// The batch that waited shall go on.
-    resume: Cell<bool>,
-    /// The Keeper has messages for it.
-    pushed: Cell<bool>,
-    /// Close at once.
-    close: Cell<bool>,
-    /// Close as soon as nothing is outstanding.
-    close_idle: Cell<bool>,
-    task: RefCell<Option<Waker>>,
-}
-
-impl Line {
-    fn new(socket: OwnedWriteHalf) -> Line {
-        Line {
-            socket: RefCell::new(socket),
-            unsent: RefCell::default(),
-            joined: Cell::default(),
-            returned: Cell::default(),
-            released: Cell::default(),
-            resume: Cell::default(),
-            pushed: Cell::default(),
-            close: Cell::default(),
-            close_idle: Cell::default(),
-            task: RefCell::default(),
-        }
-    }
-
-    /// Writes replies at once if they may leave and nothing stands before them, which saves a round of readiness. What does not go is queued.
-    pub(super) fn send(&self, seq: Option<u64>, output: Output, buffers: &mut Buffers) {
-        let mut unsent = self.unsent.borrow_mut();
-        if seq.is_none()
-            && unsent.is_empty()
-            && let Some(bytes) = output.as_piece()
-            && let Ok(written) = self.socket.borrow().try_write(bytes)
-        {
-            unsent.push_rest(output, written, buffers);
-        } else {
-            unsent.push(seq, output, buffers);
-        }
-    }
-
-    /// Writes what may leave of what is queued. Ready(Ok) after any progress.
-    ///
-    /// # Errors
-    /// The socket's; the connection is over.
-    fn poll_write(&self, cx: &mut Context<'_>, buffers: &RefCell<Buffers>) -> Poll<io::Result<()>> {
-        let (mut socket, mut buffers) = (self.socket.borrow_mut(), buffers.borrow_mut());
-        self.unsent.borrow_mut().poll_write(cx, &mut *socket, self.released.get(), &mut buffers)
-    }
-
-    fn may_leave(&self) -> bool {
-        self.unsent.borrow().may_leave(self.released.get())
-    }
-
-    /// Bytes that have not left.
-    fn unsent_bytes(&self) -> usize {
-        self.unsent.borrow().len()
-    }
-
-    /// The joined batch is executed. The connection's task has to see to what is given back, or to close a connection that is idle now.
-    pub(super) fn finish_joined(&self, returned: Option<Returned>) {
-        self.joined.set(false);
-        if returned.is_some() || self.close_idle.get() {
-            self.returned.set(returned.map(Box::new));
-            self.wake();
-        }
-    }
-
-    pub(super) fn wake(&self) {
-        if let Some(task) = &*self.task.borrow() {
-            task.wake_by_ref();
-        }
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        match &*task {
-            Some(known) if known.will_wake(waker) => {}
-            _ => *task = Some(waker.clone()),
-        }
-    }
 }
 
 impl Worker {
@@ -580,7 +487,8 @@ impl Client {
     fn execute(&mut self, from: usize) {
         let mut output = self.worker.buffers.borrow_mut().output();
         let executed = self.worker.node.with_keeper(|keeper, now, effects| {
-            let executed = keeper.execute(now, self.conn, &self.batch, &self.input, from, &mut output, effects);
+            let work = Work { conn: self.conn, batch: &self.batch, input: &self.input, from, touch: None };
+            let executed = keeper.execute(now, work, &mut output, effects);
             let (bytes_in, bytes_out) = std::mem::take(&mut self.uncounted);
             keeper.count_bytes(bytes_in, bytes_out + output.len() as u64);
             executed
@@ -802,7 +710,7 @@ impl Client {
     async fn linger(&mut self) {
         let mut scratch = self.worker.buffers.borrow_mut().input();
         let _ = tokio::time::timeout(LINGER, async {
-            poll_fn(|cx| pin!(&mut *self.line.socket.borrow_mut()).poll_shutdown(cx)).await?;
+            poll_fn(|cx| self.line.poll_shutdown(cx)).await?;
             while self.socket.read_buf(&mut scratch).await? > 0 {
                 scratch.clear();
             }

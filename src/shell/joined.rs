@@ -16,11 +16,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::buffers::Buffers;
-use super::client_conn::Line;
+use super::line::Line;
 use super::node::Node;
 use crate::base::ids::ConnId;
 use crate::base::limits::PREFETCH_GROUP;
-use crate::keeper::{Executed, Next, Touch};
+use crate::keeper::{Executed, Next, Touch, Work};
 use crate::resp::{Batch, Output};
 
 /// Commands and bytes of a batch that is executed with others, at most: a longer one gains nothing from company.
@@ -120,9 +120,9 @@ fn execute(jobs: &mut [Job], input: &[u8], node: &Node, buffers: &mut Buffers) -
         let mut bytes = 0;
         for (i, job) in jobs.iter_mut().enumerate() {
             let mut output = buffers.output();
-            let parsed_from = &input[job.input.clone()];
-            let executed =
-                keeper.execute_touched(now, job.conn, &job.batch, parsed_from, 0, job.touch, &mut output, effects);
+            let input = &input[job.input.clone()];
+            let work = Work { conn: job.conn, batch: &job.batch, input, from: 0, touch: job.touch };
+            let executed = keeper.execute(now, work, &mut output, effects);
             keeper.count_bytes(job.uncounted.0, job.uncounted.1 + output.len() as u64);
             bytes += output.len();
             let may_go_on = executed.next == Next::Done && bytes < REPLY_BYTES && keeper.spent_since(now) < HOLD_NS;

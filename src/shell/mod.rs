@@ -19,6 +19,7 @@ pub mod server;
 mod buffers;
 mod client_conn;
 mod joined;
+mod line;
 mod links;
 mod post;
 mod process;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::Next;
+use datakeeper::keeper::{Next, Work};
 use datakeeper::resp::{Batch, Output};
 
 use crate::clock::{MS, US};
@@ -443,7 +443,12 @@ impl World {
             let mut reply = Vec::new();
             let mut fx = Vec::new();
             self.call(n, |k, now, effects| {
-                let executed = k.execute(now, ConnId(id), &batch, b"", from, &mut out, effects);
+                let executed = k.execute(
+                    now,
+                    Work { conn: ConnId(id), batch: &batch, input: b"", from, touch: None },
+                    &mut out,
+                    effects,
+                );
                 reply = out.to_vec();
                 std::mem::swap(effects, &mut fx);
                 done = Some(executed);

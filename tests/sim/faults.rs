@@ -3,7 +3,7 @@
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::state::MinInSync;
-use datakeeper::keeper::{Event, Next};
+use datakeeper::keeper::{Event, Next, Work};
 use datakeeper::resp::{Batch, Output};
 
 use crate::clock::MS;
@@ -235,7 +235,8 @@ impl World {
         let conn = ConnId(self.number());
         let waits = self.call(leader, |k, now, fx| {
             k.client_connected(now, conn, "operator:1".to_string(), format!("client-{leader}:1"));
-            let executed = k.execute(now, conn, &batch, b"", 0, &mut Output::new(), fx);
+            let executed =
+                k.execute(now, Work { conn, batch: &batch, input: b"", from: 0, touch: None }, &mut Output::new(), fx);
             k.client_gone(conn);
             executed.next == Next::Wait
         });

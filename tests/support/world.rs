@@ -13,7 +13,7 @@ use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::rules::LeftOut;
 use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{Effect, Effects, Event, Forward, Keeper, KeeperConfig, LinkPoll, Next};
+use datakeeper::keeper::{Effect, Effects, Event, Forward, Keeper, KeeperConfig, LinkPoll, Next, Work};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::resp::{Batch, Output};
 use datakeeper::shell::coordination::model::{Client, Fate, Model};
@@ -671,7 +671,8 @@ impl World {
         let now = self.now_of(request.node);
         let keeper = &mut self.nodes[request.node].as_mut().unwrap().keeper;
         STOPWATCH.set(now.boot.0);
-        let done = keeper.execute(now, request.conn, &request.batch, &[], request.done, &mut request.out, &mut fx);
+        let work = Work { conn: request.conn, batch: &request.batch, input: &[], from: request.done, touch: None };
+        let done = keeper.execute(now, work, &mut request.out, &mut fx);
         request.done += done.commands;
         request.held = done.seq.or(request.held);
         request.next = done.next;
