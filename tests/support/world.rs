@@ -670,7 +670,7 @@ impl World {
         let mut fx = Effects::new();
         let now = self.now_of(request.node);
         let keeper = &mut self.nodes[request.node].as_mut().unwrap().keeper;
-        STOPWATCH.set(now.boot.0);
+        STOPWATCH.set(STOPWATCH.get().max(now.boot.0)); // it does not go back, though the simulated time may stand still
         let work = Work { conn: request.conn, batch: &request.batch, input: &[], from: request.done, touch: None };
         let done = keeper.execute(now, work, &mut request.out, &mut fx);
         request.done += done.commands;
