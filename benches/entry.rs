@@ -33,11 +33,7 @@ fn set_range(store: &mut Store, at: usize, length_after: usize) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(700))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = support::brief();
     let mut group = criterion.benchmark_group("entry");
     let key = key(7);
     let filler = vec![7; 1 << 20];

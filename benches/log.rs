@@ -161,11 +161,7 @@ fn replica(c: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1_000))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = support::brief();
     leader(&mut criterion);
     link(&mut criterion);
     replica(&mut criterion);

@@ -16,7 +16,6 @@
 mod support;
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
@@ -107,11 +106,7 @@ fn intake(c: &mut Criterion) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(1_000))
-        .sample_size(10)
-        .configure_from_args();
+    let mut criterion = support::brief();
     leader(&mut criterion);
     replica(&mut criterion);
     intake(&mut criterion);

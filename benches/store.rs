@@ -174,11 +174,7 @@ fn growth_table(total: u64) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_millis(700))
-        .sample_size(20)
-        .configure_from_args();
+    let mut criterion = support::brief();
     operations(&mut criterion);
     criterion.final_summary();
     let keys = std::env::var("DATAKEEPER_BENCH_KEYS").ok().and_then(|text| text.parse().ok());

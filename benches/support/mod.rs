@@ -1,6 +1,9 @@
-//! Keys, values and stores that several benches share.
+//! Keys, values, stores and the length of a measurement that several benches share.
 #![allow(dead_code)]
 
+use std::time::Duration;
+
+use criterion::Criterion;
 use datakeeper::base::ids::HashKey;
 use datakeeper::store::{Event, Mutation, Store, ValueRef};
 
@@ -28,4 +31,13 @@ pub fn filled(keys: u64, value: &[u8]) -> Store {
     let mut store = empty();
     (0..keys).for_each(|number| store.apply(&put(&key(number), value)));
     store
+}
+
+/// A second for each figure: enough to tell parts apart, and the whole of `cargo bench` ends in minutes.
+pub fn brief() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(700))
+        .sample_size(20)
+        .configure_from_args()
 }
