@@ -13,10 +13,9 @@
 mod support;
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use bytes::Bytes;
-use criterion::{BenchmarkId, Criterion};
+use criterion::BenchmarkId;
 use datakeeper::base::clock::Wall;
 use datakeeper::store::{Event, Mutation, Store, ValueRef};
 use support::{empty, filled, key, put};
