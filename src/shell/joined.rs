@@ -7,7 +7,7 @@
 //! ```
 //! With one request at a time on each connection this is what a pipeline is on one: the memory misses of neighbours overlap, and one hold of the
 //! lock and one reading of the clocks serve all. And a client that has many connections is woken once: where each answer left by itself it fell asleep
-//! between any two of them (0.25 times per operation, beside Redis 0.03), and waking it cost more than the rest of a GET.
+//! between any two of them (0.25 times per operation, beside Redis 0.03), and each waking cost the sender some microseconds.
 //!
 //! What is not simple (a batch that has to wait, to go on, to be passed on, to end the connection) goes back to its connection's task.
 
