@@ -21,7 +21,7 @@ use datakeeper::store::{Event, Mutation, Store, ValueRef};
 use support::{empty, filled, key, put};
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 const KEYS: u64 = 100;
 

@@ -24,7 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 use support::world::World;
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 /// CPU time of this thread.
 fn spent() -> Duration {

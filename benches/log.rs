@@ -34,7 +34,7 @@ const BACKLOG_BYTES: usize = 64 << 20;
 const TICKS: [u32; 3] = [1, 8, 64];
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 /// Keys made ahead, because making one costs more than the log does; a power of two that fits the second cache.
 const KEYS: usize = 4_096;

@@ -28,7 +28,7 @@ use datakeeper::store::{Store, mutations};
 use support::{VALUE, empty, filled};
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 /// As the leader makes them.
 const CHUNK_BYTES: usize = 128 << 10;

@@ -8,7 +8,7 @@
 //! Run: `cargo bench --bench store` (about a minute); `DATAKEEPER_BENCH_KEYS=16000000` for the table of stalls and bytes at another size.
 //!
 //! A surprise would be: a batch of 64 on 1 M keys that is not at least twice as fast as single gets; a miss dearer than a hit; a worst
-//! insertion above 200 µs of CPU on a quiet machine; more than 77 bytes per key for 16 + 32.
+//! insertion above 200 µs of CPU on a quiet machine; more than 69 bytes per key for 16 + 32.
 
 mod support;
 
@@ -23,7 +23,7 @@ use support::{VALUE, empty, filled, key, put};
 const GROUP: usize = datakeeper::base::limits::PREFETCH_GROUP;
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 /// Keys of one batch, drawn from `from..from + range`.
 fn draw(jitter: &mut Jitter, size: usize, from: u64, range: u64) -> Vec<[u8; 16]> {

@@ -32,7 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: datakeeper::app::Allocator = datakeeper::app::Allocator;
 
 const CLIENTS: u64 = 50;
 const DEPTHS: [u64; 3] = [1, 16, 64];

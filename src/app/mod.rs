@@ -5,6 +5,7 @@
 //! command line or the configuration is wrong.
 
 pub mod admin_client;
+mod allocator;
 pub mod check_config;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,8 @@ pub mod local;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+
+pub use allocator::Allocator;
 
 use std::io::Write;
 use std::path::Path;

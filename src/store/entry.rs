@@ -727,7 +727,7 @@ mod tests {
     #[test]
     fn memory_of_a_small_key_is_one_size_class() {
         let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 32]), None, NOW);
-        assert_eq!(entry.as_entry().memory(), 64);
+        assert_eq!(entry.as_entry().memory(), 56);
         let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 100]), None, NOW);
         assert_eq!(entry.as_entry().memory(), 128);
         let entry = EntryBox::new(&[1; 16], ValueRef::Slice(&[2; 5000]), None, NOW);

@@ -6,7 +6,8 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tikv_jemallocator::{Jemalloc, usable_size};
+use datakeeper::app::Allocator;
+use tikv_jemallocator::usable_size;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
@@ -53,24 +54,24 @@ unsafe fn forget(pointer: *mut u8) {
 // SAFETY: every call is passed on to the allocator unchanged; counting touches no memory that it hands out.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(unsafe { Jemalloc.alloc(layout) })
+        count(unsafe { Allocator.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(unsafe { Jemalloc.alloc_zeroed(layout) })
+        count(unsafe { Allocator.alloc_zeroed(layout) })
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         unsafe {
             forget(pointer);
-            Jemalloc.dealloc(pointer, layout);
+            Allocator.dealloc(pointer, layout);
         }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         unsafe {
             forget(pointer);
-            count(Jemalloc.realloc(pointer, layout, size))
+            count(Allocator.realloc(pointer, layout, size))
         }
     }
 }
