@@ -102,7 +102,7 @@ impl Bench {
             let result = exec(&mut ctx, &args);
             let emitted = ctx.emitted;
             slices += 1;
-            let body = Bytes::from(entry.take_parts().concat());
+            let body = Bytes::from(entry.take_parts(&[]).concat());
             assert!(self.leader || body.is_empty(), "{} wrote on a replica", spec.name);
             let expiry_only =
                 |m: &Mutation<'_>| matches!(m, Mutation::Delete { event: datakeeper::store::Event::Expired, .. });

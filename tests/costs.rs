@@ -109,9 +109,9 @@ fn request(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Allocations per 1,000 commands at a node that leads alone: parsed from pipelines of `depth`, executed under one hold of the lock each. `command`
-/// makes the nth.
-fn per_thousand(depth: usize, command: fn(usize) -> Vec<u8>) -> u64 {
+/// What commands at a node that leads alone add to `count`, per 1,000: parsed from pipelines of `depth`, executed under one hold of the lock each.
+/// `command` makes the nth.
+fn per_thousand(depth: usize, command: fn(usize) -> Vec<u8>, count: fn() -> u64) -> u64 {
     let mut world = world(1, |_, _| {});
     let conn = world.connect(0);
     let (mut parser, mut batch, mut out, mut fx) = (Parser::new(), Batch::new(), Output::new(), Effects::new());
@@ -120,13 +120,13 @@ fn per_thousand(depth: usize, command: fn(usize) -> Vec<u8>) -> u64 {
         let input = (0..depth).flat_map(|i| command(round * depth + i)).collect::<Vec<_>>();
         let now = world.now();
         let keeper = &mut world.nodes[0].as_mut().unwrap().keeper;
-        let before = calls();
+        let before = count();
         batch.clear();
         out.clear();
         parser.advance(&input, &mut batch).unwrap();
         let done =
             keeper.execute(now, Work { conn, batch: &batch, input: &input, from: 0, touch: None }, &mut out, &mut fx);
-        let taken = calls() - before;
+        let taken = count() - before;
         assert_eq!((done.next, done.commands, done.seq), (Next::Done, depth, None));
         world.perform(0, std::mem::take(&mut fx));
         world.run(1);
@@ -148,12 +148,25 @@ fn batches_allocate_what_their_commands_do() {
     let incr: fn(usize) -> Vec<u8> = |i| request(&[b"INCR", format!("key:{:012}", i % 512).as_bytes()]);
     let mget: fn(usize) -> Vec<u8> = |i| request(&[b"MGET", format!("key:{i:012}").as_bytes(), b"a", b"b", b"c"]);
     for depth in [1, 16, 64] {
-        let counts = [get, mget, set, incr, new].map(|command| per_thousand(depth, command));
+        let counts = [get, mget, set, incr, new].map(|command| per_thousand(depth, command, calls));
         println!("depth {depth}: per 1,000 of GET, MGET, SET in place, INCR, SET of a new key: {counts:?}");
         let [get, mget, set, incr, new] = counts;
         assert_eq!((get, mget), (0, 0), "depth {depth}");
         // The log has blocks, the table segments.
         assert!(set <= 10 && incr <= 10 && new <= 1_040, "depth {depth}: {counts:?}");
+    }
+}
+
+/// Once for the entry and the log.
+#[test]
+fn a_value_of_16_kib_is_copied_once() {
+    let _turn = TURN.write();
+    let set: fn(usize) -> Vec<u8> =
+        |i| request(&[b"SET", format!("key:{:012}", i % 512).as_bytes(), &[b'v'; 16 << 10]]);
+    for depth in [1, 16] {
+        let bytes = per_thousand(depth, set, handed_out) / 1_000;
+        println!("depth {depth}: {bytes} bytes");
+        assert!((16 << 10..17 << 10).contains(&bytes), "depth {depth}: {bytes} bytes");
     }
 }
 

@@ -120,7 +120,7 @@ impl Run {
         self.store.apply(m);
         let mut out = Segments::new();
         m.encode(&mut out);
-        let body = Bytes::from(out.take_parts().concat());
+        let body = Bytes::from(out.take_parts(&[]).concat());
         for decoded in mutations(&body) {
             self.twin.apply(&decoded.expect("what was encoded decodes"));
         }
@@ -185,7 +185,7 @@ impl Run {
             let mut out = Segments::new();
             let bytes_max = 1 + self.jitter.below(100_000) as usize;
             let chunk = self.store.chunk(from, bytes_max, &mut out);
-            let body = Bytes::from(out.take_parts().concat());
+            let body = Bytes::from(out.take_parts(&[]).concat());
             for mutation in mutations(&body) {
                 learner.apply(&mutation.expect("a chunk decodes"));
             }

@@ -16,6 +16,9 @@ pub const BULK_BYTES_MAX_BEFORE_AUTH: usize = 16 << 10;
 pub const ARGS_MAX_BEFORE_AUTH: usize = 10;
 /// A bulk at or above this many bytes is read into a buffer of its own, which its entry, the log and replies then share.
 pub const BIG_BULK_BYTES: usize = 64 << 10;
+/// An argument of at least so many bytes is copied once when it becomes a value, and entry and log share the copy. Below, each has its own: a shared
+/// one takes a block of the log to itself.
+pub const OWN_VALUE_BYTES: usize = 8 << 10;
 /// Commands whose buckets are touched ahead of execution, per group (PERFORMANCE: 32 beats 8).
 pub const PREFETCH_GROUP: usize = 32;
 /// Bytes read from a client per wake.

@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 /// Shared bytes shorter than this are copied: a piece of its own costs more than the copy.
 const SHARED_BYTES_MIN: usize = 1 << 10;
+/// So many small bytes are copied out of the buffer rather than given away with it: filling a new one costs more.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 /// Longest varint of 64 bits.
 pub const VARINT_BYTES_MAX: usize = 10;
 
@@ -105,13 +107,25 @@ impl Segments {
         pairs.chain([&self.small[last..]]).filter(|piece| !piece.is_empty())
     }
 
-    /// Moves the content out, in order, without copying a byte; leaves this empty and without a buffer.
+    /// Moves the content out, in order and behind `head`; leaves this empty. Shared bytes are never copied. The small ones are if they are
+    /// few, and then keep their buffer; else it is given away.
     #[must_use]
-    pub fn take_parts(&mut self) -> Vec<Bytes> {
-        let mut small = Bytes::from(std::mem::take(&mut self.small));
-        let mut parts = Vec::with_capacity(self.shared.len() * 2 + 1);
+    pub fn take_parts(&mut self, head: &[u8]) -> Vec<Bytes> {
+        let mut parts = Vec::with_capacity(self.shared.len() * 2 + 2);
+        let few = self.small.len() <= COPIED_BYTES_MAX;
+        let (mut small, before) = if few {
+            let all = Bytes::from([head, &self.small].concat());
+            self.small.clear();
+            (all, head.len())
+        } else {
+            if !head.is_empty() {
+                parts.push(Bytes::copy_from_slice(head));
+            }
+            (Bytes::from(std::mem::take(&mut self.small)), 0)
+        };
         let mut taken = 0;
         for (at, bytes) in self.shared.drain(..) {
+            let at = before + at;
             if at > taken {
                 parts.push(small.split_to(at - taken));
                 taken = at;
@@ -167,7 +181,8 @@ mod tests {
         assert!(segments.as_small().is_none());
         let expected = [&big[..], b"ab", &big, b"short\x01\0\0\0"].concat();
         assert_eq!(flat(&segments), expected);
-        let parts = segments.take_parts();
+        assert_eq!(segments.clone().take_parts(b"front").concat(), [b"front", &expected[..]].concat());
+        let parts = segments.take_parts(&[]);
         assert_eq!(parts.concat(), expected);
         assert_eq!(parts[0].as_ptr(), big.as_ptr(), "the first big piece was copied");
         assert_eq!(parts[2].as_ptr(), big.as_ptr(), "the second big piece was copied");

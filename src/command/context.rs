@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::clock::Wall;
 use crate::base::jitter::Jitter;
-use crate::base::limits::PREFETCH_GROUP;
+use crate::base::limits::{OWN_VALUE_BYTES, PREFETCH_GROUP};
 use crate::base::segments::Segments;
 use crate::resp::{Args, Reply};
 use crate::store::{Entry, Event, KeyHash, Mutation, Store, Value, ValueRef};
@@ -198,12 +198,15 @@ impl<'o> Ctx<'_, 'o> {
     }
 }
 
-/// An argument as a value: a big one is shared, never copied.
+/// An argument as a value. A big one is shared with the entry and the log: as it came, or in the one copy that is made here.
 #[inline]
 pub(super) fn value_of<'k>(args: &Args<'k>, i: usize) -> ValueRef<'k> {
     match args.shared(i) {
         Some(bytes) => ValueRef::Shared(bytes.clone()),
-        None => ValueRef::Slice(args.get(i)),
+        None => match args.get(i) {
+            bytes if bytes.len() < OWN_VALUE_BYTES => ValueRef::Slice(bytes),
+            bytes => ValueRef::Shared(Bytes::copy_from_slice(bytes)),
+        },
     }
 }
 

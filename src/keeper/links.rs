@@ -643,19 +643,19 @@ impl Keeper {
     /// Takes up the block with the next entry; `false` if the backlog does not reach back to it.
     fn next_block(&mut self, stream: &mut Stream) -> bool {
         self.log.seal();
+        self.log.sum(stream.next);
         let Some(block) = self.log.block_at(stream.next) else { return false };
         let mut head = self.head_at(block.first);
         head.entry_epoch = block.epoch;
         head.count = block.count;
         head.total = block.bytes as u64;
-        let single = block.pieces.len() == 1 && block.bytes <= FRAME_BYTES_MAX;
         stream.next = block.last().next();
         stream.parts = Some(Parts {
             head: Head::Append(head),
             pieces: block.pieces.iter().cloned().collect(),
             left: block.bytes,
             first: true,
-            crc: single.then_some(block.crc),
+            crc: block.crc,
             last: Some(block.last()),
         });
         true
@@ -686,7 +686,7 @@ impl Keeper {
         stream.chunk_from = chunk.upto;
         stream.parts = Some(Parts {
             head: Head::Chunk(head, chunk.upto.is_none()),
-            pieces: segments.take_parts().into(),
+            pieces: segments.take_parts(&[]).into(),
             left: bytes,
             first: true,
             crc: None,

@@ -7,10 +7,10 @@
 //!        └─────────────────┴──────────────┴───────────────────────────────┴─────────────┘
 //! ```
 //! The leader appends to the tail; the first link that looks for something to send in a tick seals it, so that a block is what
-//! one tick produced and is encoded and summed once. A replica appends whole blocks as they arrive. An entry is
-//! `u32 length | u64 leader's clock (ms) | mutations`, all little endian; an entry longer than a frame is a block of its own
-//! whose pieces are shared with the store. The epoch table (epoch → first offset) is what two nodes compare to find their common
-//! prefix (Kafka's KIP-101 and KIP-279).
+//! one tick produced and is encoded once, and summed once, when it is sent. A replica appends whole blocks as they arrive. An entry is
+//! `u32 length | u64 leader's clock (ms) | mutations`, all little endian; an entry longer than a frame, or with a value that is shared
+//! with the store, is a block of its own whose pieces are shared, too. The epoch table (epoch → first offset) is what two nodes
+//! compare to find their common prefix (Kafka's KIP-101 and KIP-279).
 //!
 //! Invariants: blocks are contiguous from `base + 1` to `end`; no block spans two epochs; the table's epochs and offsets
 //! ascend, and its last epoch is that of the last entry.
@@ -42,20 +42,16 @@ pub struct Block {
     pub count: u32,
     /// Bytes of all pieces.
     pub bytes: usize,
-    /// The entries; more than one piece only for a single big entry.
+    /// The entries; more than one piece only for a single entry whose values are shared with the store.
     pub pieces: Vec<Bytes>,
-    /// Checksum of the piece, if there is one and it fits a frame.
-    pub crc: u32,
+    /// Checksum of all of it, once [`Log::sum`] was asked for it.
+    pub crc: Option<u32>,
 }
 
 impl Block {
     fn new(epoch: Epoch, first: Offset, count: u32, pieces: Vec<Bytes>) -> Block {
         let bytes = pieces.iter().map(Bytes::len).sum();
-        let crc = match &pieces[..] {
-            [one] if one.len() <= FRAME_BYTES_MAX => crc32fast::hash(one),
-            _ => 0,
-        };
-        Block { epoch, first, count, bytes, pieces, crc }
+        Block { epoch, first, count, bytes, pieces, crc: None }
     }
 
     /// Offset of the last entry.
@@ -64,7 +60,7 @@ impl Block {
         Offset(self.first.0 + u64::from(self.count) - 1)
     }
 
-    /// The entries as one piece of memory; copies only if the block is one big entry in several.
+    /// The entries as one piece of memory; copies only if the block is one entry in several.
     fn body(&self) -> Bytes {
         match &self.pieces[..] {
             [one] => one.clone(),
@@ -216,9 +212,7 @@ impl Log {
             }
             _ => {
                 self.seal();
-                let mut pieces = vec![Bytes::copy_from_slice(&head)];
-                pieces.extend(mutations.take_parts());
-                self.push(Block::new(epoch, offset, 1, pieces));
+                self.push(Block::new(epoch, offset, 1, mutations.take_parts(&head)));
             }
         }
         offset
@@ -278,8 +272,23 @@ impl Log {
     /// The sealed block that holds `offset`.
     #[must_use]
     pub fn block_at(&self, offset: Offset) -> Option<&Block> {
-        let after = self.blocks.partition_point(|b| b.first <= offset);
-        self.blocks.get(after.checked_sub(1)?).filter(|b| b.last() >= offset)
+        self.blocks.get(self.place_of(offset)?)
+    }
+
+    /// Sums that block, if it fits a frame: for the first link that sends it, and never at a node that has none.
+    pub fn sum(&mut self, offset: Offset) {
+        let Some(place) = self.place_of(offset) else { return };
+        let block = &mut self.blocks[place];
+        if block.crc.is_none() && block.bytes <= FRAME_BYTES_MAX {
+            let mut crc = crc32fast::Hasher::new();
+            block.pieces.iter().for_each(|piece| crc.update(piece));
+            block.crc = Some(crc.finalize());
+        }
+    }
+
+    fn place_of(&self, offset: Offset) -> Option<usize> {
+        let place = self.blocks.partition_point(|b| b.first <= offset).checked_sub(1)?;
+        (self.blocks[place].last() >= offset).then_some(place)
     }
 
     /// The entries after `from` in the block that holds the next one; empty at the end. Seals the tail.
@@ -442,18 +451,25 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_longer_than_a_frame_is_a_block_of_its_own() {
-        let mut log = Log::new(Position::default());
-        put(&mut log, 1, "a");
-        let mut s = Segments::new();
-        s.put_slice(b"head");
-        s.put_shared(Bytes::from(vec![b'x'; FRAME_BYTES_MAX + 1]));
-        assert_eq!(log.append(Epoch(1), Wall(0), &mut s), Offset(2));
-        put(&mut log, 1, "c");
-        assert_eq!(log.block_at(Offset(2)).unwrap().count, 1);
-        let big = log.entries_after(Offset(1));
-        assert_eq!(big[0].mutations.len(), FRAME_BYTES_MAX + 5);
-        assert_eq!(texts(&mut log, Offset(2)), ["c"]);
+    fn an_entry_with_a_shared_value_is_a_block_of_its_own() {
+        for len in [8 << 10, FRAME_BYTES_MAX + 1] {
+            let value = Bytes::from(vec![b'x'; len]);
+            let mut log = Log::new(Position::default());
+            put(&mut log, 1, "a");
+            let mut s = Segments::new();
+            s.put_slice(b"head");
+            s.put_shared(value.clone());
+            assert_eq!(log.append(Epoch(1), Wall(0), &mut s), Offset(2));
+            put(&mut log, 1, "c");
+            log.sum(Offset(2));
+            let block = log.block_at(Offset(2)).unwrap();
+            assert_eq!((block.count, block.pieces.len()), (1, 2));
+            assert_eq!(block.pieces[1].as_ptr(), value.as_ptr(), "it was copied");
+            assert_eq!(block.crc, (len < FRAME_BYTES_MAX).then(|| crc32fast::hash(&block.body())));
+            let big = log.entries_after(Offset(1));
+            assert_eq!(big[0].mutations.len(), len + 4);
+            assert_eq!(texts(&mut log, Offset(2)), ["c"]);
+        }
     }
 
     #[test]

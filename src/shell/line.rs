@@ -5,7 +5,7 @@
 //! Not here: reading, and what the task does with the news (`client_conn`).
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -14,7 +14,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::buffers::Buffers;
 use super::joined::Returned;
-use super::unsent::Unsent;
+use super::unsent::{SLICES_MAX, Unsent, fill};
 use crate::resp::Output;
 
 /// What a connection's task shares with them.
@@ -60,13 +60,23 @@ impl Line {
         let mut unsent = self.unsent.borrow_mut();
         if seq.is_none()
             && unsent.is_empty()
-            && let Some(bytes) = output.as_piece()
-            && let Ok(written) = self.socket.borrow().try_write(bytes)
+            && let Some(written) = self.try_write(&output)
         {
             unsent.push_rest(output, written, buffers);
         } else {
             unsent.push(seq, output, buffers);
         }
+    }
+
+    /// Writes the beginning of `output`; returns how much, or none if nothing goes.
+    fn try_write(&self, output: &Output) -> Option<usize> {
+        let socket = self.socket.borrow();
+        if let Some(bytes) = output.as_piece() {
+            return socket.try_write(bytes).ok();
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = fill(&mut slices, output.pieces());
+        if count == 0 { None } else { socket.try_write_vectored(&slices[..count]).ok() }
     }
 
     /// Writes what may leave of what is queued. Ready(Ok) after any progress.

@@ -14,7 +14,12 @@ use super::buffers::Buffers;
 use crate::resp::Output;
 
 /// Pieces given to one system call at most.
-const SLICES_MAX: usize = 32;
+pub(super) const SLICES_MAX: usize = 32;
+
+/// Sets slices to pieces, as far as either reaches; returns how many.
+pub(super) fn fill<'a>(slices: &mut [IoSlice<'a>], pieces: impl Iterator<Item = &'a [u8]>) -> usize {
+    slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+}
 
 /// The replies that have not left yet.
 #[derive(Default)]
@@ -75,14 +80,10 @@ impl Unsent {
         buffers: &mut Buffers,
     ) -> Poll<io::Result<()>> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let mut count = 0;
         let mut sent = self.sent;
         let leaving = self.queue.iter().take_while(|(seq, _)| *seq <= released);
         let pieces = leaving.flat_map(|(_, output)| output.pieces_from(std::mem::take(&mut sent)));
-        for (slice, piece) in slices.iter_mut().zip(pieces) {
-            *slice = IoSlice::new(piece);
-            count += 1;
-        }
+        let count = fill(&mut slices, pieces);
         let written = match count {
             1 => ready!(Pin::new(socket).poll_write(cx, &slices[0]))?,
             _ => ready!(Pin::new(socket).poll_write_vectored(cx, &slices[..count]))?,

@@ -372,7 +372,7 @@ mod tests {
         for mutation in list {
             mutation.encode(&mut out);
         }
-        let parts = out.take_parts();
+        let parts = out.take_parts(&[]);
         Bytes::from(parts.concat())
     }
 
