@@ -38,7 +38,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::buffers::Buffers;
-use super::joined::{self, Joined, Returned};
+use super::joined::{self, Joined, Returned, Waiting};
 use super::line::Line;
 use super::node::Node;
 use super::post::Letter;
@@ -465,12 +465,10 @@ impl Client {
         let waiting = self.worker.joined.borrow_mut().push(self.conn, &self.line, batch, &self.input, uncounted);
         self.input.clear();
         self.consumed = 0;
-        if waiting == 1
-            && let Some(runner) = &*self.worker.runner.borrow()
-        {
-            runner.wake_by_ref();
-        } else if waiting == joined::BATCHES_MAX {
-            self.worker.run_joined();
+        match waiting {
+            Waiting::First => self.worker.runner.borrow().iter().for_each(Waker::wake_by_ref),
+            Waiting::More => {}
+            Waiting::Enough => self.worker.run_joined(),
         }
     }
 

@@ -24,12 +24,13 @@ use crate::keeper::{Executed, Next, Touch, Work};
 use crate::resp::{Batch, Output};
 
 /// Commands and bytes of a batch that is executed with others, at most: a longer one gains nothing from company.
-pub(super) const COMMANDS_MAX: usize = 32;
-pub(super) const BYTES_MAX: usize = 4 << 10;
-/// Batches that wait, at most.
+pub(super) const COMMANDS_MAX: usize = 128;
+pub(super) const BYTES_MAX: usize = 16 << 10;
+/// Batches that wait, at most, and their bytes: as soon as there are so many they are executed.
 pub(super) const BATCHES_MAX: usize = 2 * PREFETCH_GROUP;
+const WAITING_BYTES_MAX: usize = 256 << 10;
 /// Replies under one hold of the lock from which on it ends: more would leave the cache before they are sent.
-const REPLY_BYTES: usize = 32 << 10;
+const REPLY_BYTES: usize = 256 << 10;
 /// The same for the time that commands took, in nanoseconds.
 const HOLD_NS: u64 = 200_000;
 
@@ -53,6 +54,16 @@ struct Job {
     executed: Option<Executed>,
 }
 
+/// What waits after another batch was added.
+pub(super) enum Waiting {
+    /// This one alone: the task that runs them is to be woken.
+    First,
+    /// It is woken already.
+    More,
+    /// So much that it is to be executed now.
+    Enough,
+}
+
 /// A batch that its connection's task has to see to, after it was executed as far as it could be.
 pub(super) struct Returned {
     pub(super) executed: Executed,
@@ -61,7 +72,7 @@ pub(super) struct Returned {
 }
 
 impl Joined {
-    /// Adds the batch of a connection that has no other one here. Returns how many there are now.
+    /// Adds the batch of a connection that has no other one here.
     pub(super) fn push(
         &mut self,
         conn: ConnId,
@@ -69,7 +80,7 @@ impl Joined {
         batch: Batch,
         input: &[u8],
         uncounted: (u64, u64),
-    ) -> usize {
+    ) -> Waiting {
         let begin = self.input.len();
         self.input.extend_from_slice(input);
         line.joined.set(true);
@@ -83,7 +94,11 @@ impl Joined {
             output: Output::default(),
             executed: None,
         });
-        self.queue.len()
+        match self.queue.len() {
+            len if len == BATCHES_MAX || self.input.len() >= WAITING_BYTES_MAX => Waiting::Enough,
+            1 => Waiting::First,
+            _ => Waiting::More,
+        }
     }
 
     /// Executes all, and sends what may leave.

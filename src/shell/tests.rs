@@ -109,12 +109,12 @@ fn batches_that_are_executed_together_wait_and_end_each_for_itself() {
             socket.write_all(request(i).as_bytes()).unwrap();
         }
     };
-    send(&mut sockets, &|i| format!("GET key{i}\r\nSET key{i} {i:03}\r\nGET key{i}\r\n"));
+    send(&mut sockets, &|i| format!("GET key{i}\r\nSET key{i} {i:06000}\r\nGET key{i}\r\n"));
     sockets.iter_mut().for_each(|socket| receive(socket, b"$-1\r\n"));
     send(&mut sockets, &|_| "PING\r\nQUIT\r\n".to_owned());
     assert_eq!(ask(server.client_addr(), b"CLIENT UNPAUSE\r\n"), "+OK\r\n");
     for (i, socket) in sockets.iter_mut().enumerate() {
-        assert_eq!(receive_all(socket), format!("+OK\r\n$3\r\n{i:03}\r\n+PONG\r\n+OK\r\n"), "connection {i}");
+        assert_eq!(receive_all(socket), format!("+OK\r\n$6000\r\n{i:06000}\r\n+PONG\r\n+OK\r\n"), "connection {i}");
     }
 }
 
