@@ -19,10 +19,20 @@ use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 use super::admission::{Gate, Gates, Held, OOM};
 use super::eviction::{EVICTION_WORK, Room};
 use super::session::{Flow, Session};
-use super::{Acks, Effects, Forward, Keeper, Touched};
+use super::{Acks, Effects, Forward, Keeper, SWEEP_MS, Touched};
 
-/// Keys that one hold of the lock looks at for expiry.
-const EXPIRE_WORK: usize = 1_000;
+/// Keys that one hold of the lock looks at for expiry: some 40 µs if all are due.
+const EXPIRE_WORK: usize = 64;
+/// Holds of one burst. They follow each other at once, but for what clients have asked meanwhile: the busier they are, the less expiry gets.
+const EXPIRE_HOLDS: usize = 16;
+
+/// How far a burst of active expiry has come.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    holds: usize,
+    /// Keys that were due.
+    due: usize,
+}
 
 /// What is to be executed for a connection.
 #[derive(Clone, Copy, Debug)]
@@ -589,26 +599,32 @@ impl Keeper {
             && self.known.as_ref().is_some_and(|k| may_commit(&k.state, pending))
     }
 
-    /// Deletes some of the keys whose time has come, as one entry. Returns whether much of what it looked at was due: then more is.
-    pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) -> bool {
+    /// Deletes some of the keys whose time has come, as one entry. Returns for how many milliseconds to pause then: not at all within a burst, a short time
+    /// if much of what the burst looked at was due.
+    pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) -> u64 {
         self.clock = self.clock.max(now.wall);
         if !self.may_delete() {
-            return false;
+            return SWEEP_MS;
         }
         let mut due: Vec<Box<[u8]>> = Vec::new();
-        self.store.due(self.clock, EXPIRE_WORK, &mut |key| due.push(key.into()));
-        if due.is_empty() {
-            return false;
+        let goes_on = self.store.due(self.clock, EXPIRE_WORK, &mut |key| due.push(key.into()));
+        self.burst.holds += 1;
+        self.burst.due += due.len();
+        if !due.is_empty() {
+            let end = self.log.end().next();
+            for key in &due {
+                self.delete_unasked(self.store.hash(key), key, KeyEvent::Expired, end);
+            }
+            self.stats.expired_keys += due.len() as u64;
+            self.append_unasked();
+            self.advance(now, fx);
+            self.wake_followers(fx);
         }
-        let end = self.log.end().next();
-        for key in &due {
-            self.delete_unasked(self.store.hash(key), key, KeyEvent::Expired, end);
+        if goes_on && self.burst.holds < EXPIRE_HOLDS {
+            return 0;
         }
-        self.stats.expired_keys += due.len() as u64;
-        self.append_unasked();
-        self.advance(now, fx);
-        self.wake_followers(fx);
-        due.len() * 8 > EXPIRE_WORK
+        let burst = std::mem::take(&mut self.burst);
+        if burst.due * 8 > burst.holds * EXPIRE_WORK { 1 } else { SWEEP_MS }
     }
 
     /// Deletes a key that no command deletes, in the entry at `end` that is being built.

@@ -310,6 +310,8 @@ pub struct Keeper {
     monitors: BTreeSet<ConnId>,
     /// Whether expired keys are deleted that nobody asks for: DEBUG SET-ACTIVE-EXPIRE.
     expires_actively: bool,
+    /// Of active expiry.
+    burst: execute::Burst,
     slowlog: SlowLog,
     latency: Latency,
     told: notice::Told,
@@ -433,6 +435,7 @@ impl Keeper {
             calls: Calls::new(config.stopwatch),
             monitors: BTreeSet::new(),
             expires_actively: true,
+            burst: execute::Burst::default(),
             slowlog: SlowLog::default(),
             latency: Latency::default(),
             told: notice::Told::default(),
@@ -532,16 +535,17 @@ impl Keeper {
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.stats.sample(now, self.store.used_memory());
-        let mut more = self.store.sweep(256);
+        let mut pause_ms = if self.store.sweep(256) { 1 } else { SWEEP_MS };
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
         }
         if self.role == Role::Leader && self.expires_actively {
-            more |= self.expire_due(now, fx);
-            more |= self.evict_due(now, fx);
+            pause_ms = pause_ms.min(self.expire_due(now, fx));
+            if self.evict_due(now, fx) {
+                pause_ms = pause_ms.min(1);
+            }
         }
         self.trim_log();
-        let pause_ms = if more { 1 } else { SWEEP_MS };
         self.upkeep_at = now.boot.plus_ms(pause_ms);
     }
 

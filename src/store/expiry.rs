@@ -21,8 +21,8 @@ const SKIP_WORK: usize = 1;
 
 impl Store {
     /// Calls `f` for each key of the next slice whose expiry is at or before `clock`. A slice visits about `work` entries and ends at the
-    /// end of a round. Costs next to nothing while no key has an expiry.
-    pub fn due(&mut self, clock: Wall, work: usize, f: &mut dyn FnMut(&[u8])) {
+    /// end of a round. Costs next to nothing while no key has an expiry. Returns whether the round goes on.
+    pub fn due(&mut self, clock: Wall, work: usize, f: &mut dyn FnMut(&[u8])) -> bool {
         let mut spent = 0;
         while spent < work && self.expires() > 0 {
             let visit = self.space.visit(self.rover.segment);
@@ -41,11 +41,12 @@ impl Store {
                     spent += SKIP_WORK;
                     self.rover = Rover { segment: visit.end.unwrap_or(0), group: 0 };
                     if visit.end.is_none() {
-                        return;
+                        return false;
                     }
                 }
             }
         }
+        self.expires() > 0
     }
 }
 
@@ -75,9 +76,11 @@ mod tests {
         let mut found = Vec::new();
         let mut calls = 0;
         loop {
-            store.due(Wall(2_999), 64, &mut |key| found.push(u64::from_le_bytes(key.try_into().unwrap())));
+            let goes_on =
+                store.due(Wall(2_999), 64, &mut |key| found.push(u64::from_le_bytes(key.try_into().unwrap())));
             calls += 1;
-            if store.rover.segment == 0 && store.rover.group == 0 {
+            assert_eq!(goes_on, store.rover.segment != 0 || store.rover.group != 0);
+            if !goes_on {
                 break;
             }
         }
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn nothing_is_visited_while_no_key_has_an_expiry() {
         let mut store = store(1_000, |_| None);
-        store.due(Wall(u64::MAX), 10, &mut |_| panic!("a key without expiry"));
+        assert!(!store.due(Wall(u64::MAX), 10, &mut |_| panic!("a key without expiry")));
         assert_eq!((store.rover.segment, store.rover.group), (0, 0));
     }
 }
