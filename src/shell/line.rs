@@ -69,14 +69,20 @@ impl Line {
     }
 
     /// Writes the beginning of `output`; returns how much, or none if nothing goes.
+    #[inline]
     fn try_write(&self, output: &Output) -> Option<usize> {
-        let socket = self.socket.borrow();
-        if let Some(bytes) = output.as_piece() {
-            return socket.try_write(bytes).ok();
+        match output.as_piece() {
+            Some(bytes) => self.socket.borrow().try_write(bytes).ok(),
+            None => self.try_write_pieces(output),
         }
+    }
+
+    /// Apart, lest every small reply pays for the room that its slices take.
+    #[inline(never)]
+    fn try_write_pieces(&self, output: &Output) -> Option<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = fill(&mut slices, output.pieces());
-        if count == 0 { None } else { socket.try_write_vectored(&slices[..count]).ok() }
+        if count == 0 { None } else { self.socket.borrow().try_write_vectored(&slices[..count]).ok() }
     }
 
     /// Writes what may leave of what is queued. Ready(Ok) after any progress.
