@@ -63,6 +63,25 @@ fn a_replica_takes_over_with_every_acknowledged_write_and_the_old_leader_returns
 }
 
 #[test]
+fn keys_that_came_with_a_snapshot_separate_by_their_hash_as_they_do_at_the_leader() {
+    let mut world = three();
+    let value = "v".repeat(10);
+    for group in 0..200 {
+        let keys: Vec<String> = (0..1_000).map(|i| format!("k{group}:{i}")).collect();
+        let words: Vec<&str> =
+            std::iter::once("MSET").chain(keys.iter().flat_map(|key| [&key[..], &value[..]])).collect();
+        assert_eq!(world.ask(0, &words), "+OK\r\n");
+    }
+    world.crash(2);
+    world.start(2);
+    world.run_until("three in sync again", 3_000, |w| w.in_sync() == 3);
+    world.run(5);
+    assert_eq!(world.ask(2, &["DBSIZE"]), world.ask(0, &["DBSIZE"]));
+    let doctor = world.ask(2, &["MEMORY", "DOCTOR"]);
+    assert!(doctor.contains("Nothing looks wrong."), "{doctor}");
+}
+
+#[test]
 fn a_lost_replica_is_taken_out_and_writes_go_on() {
     let mut world = three();
     world.crash(2);

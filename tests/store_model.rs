@@ -180,6 +180,8 @@ impl Run {
 
     fn check_chunks(&mut self) {
         let mut learner = Store::new(self.store.hash_key());
+        // What was announced need not be what comes.
+        learner.expect(self.jitter.below(2 * self.store.len() as u64 + 1));
         let mut next = Some(0);
         while let Some(from) = next {
             let mut out = Segments::new();
@@ -191,6 +193,8 @@ impl Run {
             }
             next = chunk.upto;
         }
+        learner.expect_no_more();
+        while learner.sweep(1 + self.jitter.below(200) as usize) {}
         assert_eq!((learner.len(), learner.expires()), (self.store.len(), self.store.expires()));
         for (key, expected) in &self.model {
             let found = learner.get(learner.hash(key), key).map(owned);

@@ -231,6 +231,7 @@ impl Keeper {
                 let hash_key = wire::hash_key(w)?;
                 fx.push(Notice::info(format!("full resync from {leader} begins at {base}, {} keys", w.keys)));
                 self.store = new_store(&self.config, hash_key);
+                self.store.expect(w.keys);
                 self.log = Log::new(base);
                 self.applied = base.offset;
                 // What chunks hold may not be acknowledged yet: only the leader's word makes it so (R8').
@@ -406,6 +407,9 @@ impl Keeper {
             intake.bytes += head.total;
             for mutation in mutations(&body) {
                 self.store.apply(&mutation.expect("checked above"));
+            }
+            if end {
+                self.store.expect_no_more();
             }
             // Nothing happened to these keys: they came.
             self.store.take_notes();

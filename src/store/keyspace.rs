@@ -12,6 +12,9 @@
 //! halves, in [`Keyspace::sweep`]. Hashes in numeric order are segments in order, which is what cursors and snapshot ranges rest on.
 //! Source: R. Fagin et al., "Extendible hashing", 1979.
 //!
+//! Keys that are announced and come in the order of hashes, as a snapshot's do ([`Keyspace::expect`]), find segments of their final depth with tables of
+//! their final size: grown as above, each segment would be split again and again with all its keys in the lower half.
+//!
 //! A split needs the key's hash again: reading the keys ahead of their use makes that 20 to 40 µs per segment; storing hashes would
 //! cost 8 bytes per key for ever.
 //!
@@ -22,13 +25,17 @@ use siphasher::sip::SipHasher13;
 use super::KeyHash;
 use super::entry::EntryBox;
 use super::size_class::size_class;
-use super::table::{Debris, GROUPS_MAX, Place, Table};
+use super::table::{Debris, GROUPS_MAX, Place, Table, capacity};
 
 /// Deepest segment, so that the end of its range fits a cursor (45 bits of hash).
 const DEPTH_MAX: u32 = 44;
 /// A segment may be that much deeper than the mean; one that still does not separate grows instead. With a secret hash key nobody
 /// gets there by chance: five halvings that leave 416 hashes on one side have a probability below 2^-2000.
 const DEPTH_BEYOND_MEAN: u32 = 5;
+/// Most entries of a segment that can still be split.
+const SEGMENT_ENTRIES_MAX: usize = capacity(GROUPS_MAX);
+/// Most keys that are prepared for, so that a wrong number costs a directory of 4 MiB at most. Beyond, segments are split as they fill.
+const EXPECTED_KEYS_MAX: usize = SEGMENT_ENTRIES_MAX << 20;
 /// Two neighbours with no more entries than this together become one.
 const MERGE_ENTRIES_MAX: usize = 208;
 /// Segments per allocation of the slab.
@@ -123,6 +130,8 @@ pub(super) struct Keyspace {
     /// Tables on their way out, freed by `sweep`.
     detached: Vec<Debris>,
     detached_slabs: Vec<Slab>,
+    /// Keys that there will be, while they come in the order of hashes; else 0.
+    expected: usize,
     overgrown: u64,
 }
 
@@ -159,6 +168,7 @@ impl Keyspace {
             sparse: Vec::new(),
             detached: Vec::new(),
             detached_slabs: Vec::new(),
+            expected: 0,
             overgrown: 0,
         };
         space.start_empty();
@@ -316,7 +326,23 @@ impl Keyspace {
         self.at_depth[0] = 1;
         self.len = 0;
         self.expires = 0;
+        self.expected = 0;
         self.sparse = Vec::new();
+    }
+
+    /// Keys come in the order of hashes until there are about so many. A segment is prepared with its first key, so that what does not come costs nothing.
+    pub(super) fn expect(&mut self, keys: u64) {
+        self.expected = usize::try_from(keys).map_or(EXPECTED_KEYS_MAX, |keys| keys.min(EXPECTED_KEYS_MAX));
+    }
+
+    /// All have come. Looks at every segment: where fewer came than were expected, it is sparse.
+    pub(super) fn expect_no_more(&mut self) {
+        self.expected = 0;
+        let mut next = Some(0);
+        while let Some(start) = next {
+            self.queue_if_sparse(start);
+            next = self.visit(start).end;
+        }
     }
 
     /// Makes the full segment of `h` larger, or splits it.
@@ -324,7 +350,12 @@ impl Keyspace {
         let id = self.id(h.0);
         let segment = self.slab.get(id);
         let depth = u32::from(segment.depth);
-        if segment.table.groups() < GROUPS_MAX {
+        let expected = self.expected >> depth;
+        if segment.table.groups() == 0 && expected > SEGMENT_ENTRIES_MAX {
+            self.split(h.0, id, depth);
+        } else if segment.table.groups() == 0 {
+            self.rebuild(id, Table::groups_for(expected.max(1)));
+        } else if segment.table.groups() < GROUPS_MAX {
             self.rebuild(id, segment.table.groups_above());
         } else if depth < self.depth_max() {
             self.split(h.0, id, depth);
@@ -336,7 +367,8 @@ impl Keyspace {
 
     fn depth_max(&self) -> u32 {
         let segments: u32 = self.at_depth.iter().sum();
-        (segments.ilog2() + DEPTH_BEYOND_MEAN).min(DEPTH_MAX)
+        let expected = (self.expected / SEGMENT_ENTRIES_MAX) as u32;
+        (segments.max(expected).ilog2() + DEPTH_BEYOND_MEAN).min(DEPTH_MAX)
     }
 
     /// Moves the entries of a segment into a table of that many groups.
@@ -403,6 +435,9 @@ impl Keyspace {
     }
 
     fn queue_if_sparse(&mut self, h: u64) {
+        if self.expected > 0 {
+            return; // it may be about to fill; `expect_no_more` looks at all
+        }
         let id = self.id(h);
         let segment = self.slab.get_mut(id);
         if segment.is_sparse() && !segment.queued {
@@ -548,6 +583,45 @@ mod tests {
         assert_eq!(largest, Some(GROUPS_MAX));
         assert!(store.space.directory.len() <= 1 << 10, "a directory of {}", store.space.directory.len());
         assert_eq!(store.segments_overgrown(), 0);
+    }
+
+    /// A copy of a store of so many keys, announced as so many, made in the order of hashes as by a snapshot; sorted within segments, too, which is worse.
+    fn copied(keys: u64, announced: u64) -> Store {
+        let mut store = Store::new(HashKey([5; 16]));
+        let mut all: Vec<_> = (0..keys).map(u64::to_le_bytes).collect();
+        all.sort_unstable_by_key(|key| store.hash(key).0);
+        store.expect(announced);
+        all.iter().for_each(|key| put(&mut store, key, b"v"));
+        store.expect_no_more();
+        assert_eq!(store.len() as u64, keys);
+        assert!(all.iter().all(|key| store.get(store.hash(key), key).is_some()));
+        store
+    }
+
+    #[test]
+    fn announced_keys_in_the_order_of_hashes_make_a_store_as_large_as_keys_that_came_by_chance() {
+        for keys in [1, 300, 1_000, 50_000, 70_000, 100_000] {
+            let mut by_chance = Store::new(HashKey([5; 16]));
+            (0..keys).for_each(|key: u64| put(&mut by_chance, &key.to_le_bytes(), b"v"));
+            let copy = copied(keys, keys);
+            let (memory, usual) = (copy.used_memory(), by_chance.used_memory());
+            assert!(memory <= usual + usual / 8, "{memory} bytes for {keys} keys, {usual} if they come by chance");
+            let (length, usual) = (copy.space.directory.len(), by_chance.space.directory.len());
+            assert!(length <= 2 * usual, "a directory of {length} for {keys} keys, {usual} if they come by chance");
+            assert_eq!(copy.segments_overgrown(), 0, "of {keys} keys");
+        }
+    }
+
+    #[test]
+    fn keys_that_were_announced_and_did_not_come_leave_nothing_to_speak_of() {
+        let usual = copied(1_000, 1_000).used_memory();
+        for (announced, memory_max) in [(100_000, 2 * usual), (u64::MAX, 4 << 20)] {
+            let mut copy = copied(1_000, announced);
+            while copy.sweep(100) {}
+            let memory = copy.used_memory();
+            assert!(memory <= memory_max, "{memory} bytes where {announced} keys were announced, else {usual}");
+            assert!(copy.space.directory.len() <= 16, "a directory of {}", copy.space.directory.len());
+        }
     }
 
     /// Valkey 9.1 takes 79.7 and 167.7 bytes for these (docs/PERFORMANCE.md); the bounds here are 86 and 84 % of that, fragmentation not counted.

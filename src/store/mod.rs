@@ -224,6 +224,17 @@ impl Store {
         }
     }
 
+    /// About so many keys are to come in the order of hashes, as a snapshot's do, and each segment is made for its share of them. A number that is
+    /// wrong costs time and memory, no more.
+    pub fn expect(&mut self, keys: u64) {
+        self.space.expect(keys);
+    }
+
+    /// All of them have come: O(segments).
+    pub fn expect_no_more(&mut self) {
+        self.space.expect_no_more();
+    }
+
     /// Watches a key for one more watcher, who sees it at the time `clock`.
     pub fn watch(&mut self, h: KeyHash, key: &[u8], clock: Wall) -> Watch {
         let table = self.space.table(h);

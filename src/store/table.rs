@@ -294,7 +294,7 @@ impl Table {
 
 /// Entries that a table of `groups` takes: 13 of 14 slots per group. A full table of 32 groups costs a hit 1.16 groups and a miss 2.2, one
 /// that is four fifths full 1.02 and 1.1 (simulated).
-const fn capacity(groups: usize) -> usize {
+pub(super) const fn capacity(groups: usize) -> usize {
     groups * 13
 }
 
