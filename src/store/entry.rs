@@ -20,6 +20,9 @@
 //!
 //! The clock says when the key was last used, or how often (`access`); no change of the rest touches it.
 //!
+//! Addresses have 48 bits on the systems that this runs on, and the owner's word 64: the others are the table's, for a mark by which it places
+//! the entry without reading it.
+//!
 //! Not here: types other than strings.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -100,8 +103,12 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Owner of one entry; one word, never null.
+/// Owner of one entry; one word, never null: the address, and above it a mark that is its holder's.
 pub(super) struct EntryBox(NonNull<u8>);
+
+/// Bits of the word that are the address.
+const ADDRESS_BITS: u32 = 48;
+const ADDRESS: usize = (1 << ADDRESS_BITS) - 1;
 
 // SAFETY: an entry is owned bytes and a `Bytes`, both `Send` and `Sync`; nothing behind the pointer is shared or changed through `&`.
 unsafe impl Send for EntryBox {}
@@ -272,14 +279,39 @@ impl EntryBox {
         EntryBox::build(key, content, None, clock)
     }
 
+    #[inline]
     pub(super) fn as_entry(&self) -> Entry<'_> {
-        Entry { at: self.0, lifetime: PhantomData }
+        Entry { at: self.start(), lifetime: PhantomData }
+    }
+
+    /// What `set_mark` has set last; 0 for a new entry.
+    #[inline]
+    pub(super) fn mark(&self) -> u16 {
+        (self.0.addr().get() >> ADDRESS_BITS) as u16
+    }
+
+    #[inline]
+    pub(super) fn set_mark(&mut self, mark: u16) {
+        self.0 = self.start().map_addr(|address| address | usize::from(mark) << ADDRESS_BITS);
+    }
+
+    /// Takes the place of what stood here, under its mark.
+    fn become_other(&mut self, mut other: EntryBox) {
+        other.set_mark(self.mark());
+        *self = other;
+    }
+
+    /// Where the entry begins.
+    #[inline]
+    fn start(&self) -> NonNull<u8> {
+        // SAFETY: `allocate` gives no address that has other bits, and none that is zero.
+        unsafe { NonNull::new_unchecked(self.0.as_ptr().map_addr(|word| word & ADDRESS)) }
     }
 
     /// When the key was used.
     #[inline]
     pub(super) fn set_clock(&mut self, clock: Clock) {
-        let at = self.0.cast::<Header>().as_ptr();
+        let at = self.start().cast::<Header>().as_ptr();
         // SAFETY: every entry starts with an initialised header, aligned as the allocation is, and `&mut self` makes this the only
         // reference to it. The clock is no part of the shape.
         unsafe { (*at).clock = clock.0 }
@@ -314,8 +346,10 @@ impl EntryBox {
                 if old.own {
                     ptr::copy_nonoverlapping(self.at(HEADER_BYTES), target.as_ptr().add(HEADER_BYTES), OWN_BYTES);
                 }
-                dealloc(self.0.as_ptr(), old.layout());
+                dealloc(self.start().as_ptr(), old.layout());
+                let mark = self.mark();
                 self.0 = target;
+                self.set_mark(mark);
                 self.write_head(new, expiry, clock);
             }
         }
@@ -359,7 +393,7 @@ impl EntryBox {
                     let entry = self.as_entry();
                     let content = Content::Spliced { old: entry.value().as_slice(), splice };
                     let built = EntryBox::build(entry.key(), content, expiry, clock);
-                    *self = built;
+                    self.become_other(built);
                 }
             }
         }
@@ -368,14 +402,15 @@ impl EntryBox {
     /// Asks the processor to load the first two cache lines of the entry, which hold a short key and the start of its value.
     #[inline]
     pub(super) fn prefetch(&self) {
-        prefetch_line(self.0.as_ptr());
-        prefetch_line(self.0.as_ptr().wrapping_add(64));
+        let start = self.start().as_ptr();
+        prefetch_line(start);
+        prefetch_line(start.wrapping_add(64));
     }
 
-    /// The same for the first line only: header and short key, which is what rehashing reads.
+    /// The same for the first line only: header and short key.
     #[inline]
     pub(super) fn prefetch_key(&self) {
-        prefetch_line(self.0.as_ptr());
+        prefetch_line(self.start().as_ptr());
     }
 
     fn build(key: &[u8], content: Content<'_>, expiry: Option<Wall>, clock: Clock) -> EntryBox {
@@ -399,7 +434,7 @@ impl EntryBox {
         let new = Shape { own, expiry: expiry.is_some(), key_len: old.key_len, inline_len: content.inline_len() };
         if new.class() != old.class() {
             let built = EntryBox::build(self.as_entry().key(), content, expiry, clock);
-            *self = built;
+            self.become_other(built);
             return;
         }
         // SAFETY: the class stays, so the allocation has room for the new shape. The old value is taken out first; then the key, which is
@@ -445,7 +480,7 @@ impl EntryBox {
         debug_assert_eq!(shape.expiry, expiry.is_some());
         // SAFETY: the caller's promise; the header is aligned as the allocation is, the others are written unaligned.
         unsafe {
-            self.0.as_ptr().cast::<Header>().write(shape.header(clock));
+            self.start().as_ptr().cast::<Header>().write(shape.header(clock));
             if let Some(expiry) = expiry {
                 self.at(shape.expiry_at()).cast::<u64>().write_unaligned(expiry.0);
             }
@@ -459,7 +494,9 @@ impl EntryBox {
         let layout = shape.layout();
         // SAFETY: the size is at least the header's, so not zero.
         let at = unsafe { alloc(layout) };
-        NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout))
+        let at = NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout));
+        assert!(at.addr().get() <= ADDRESS, "an address of more than {ADDRESS_BITS} bits");
+        at
     }
 
     #[inline]
@@ -472,7 +509,7 @@ impl EntryBox {
     #[inline]
     unsafe fn at(&mut self, offset: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
-        unsafe { self.0.as_ptr().add(offset) }
+        unsafe { self.start().as_ptr().add(offset) }
     }
 }
 
@@ -485,7 +522,7 @@ impl Drop for EntryBox {
             if shape.own {
                 ptr::drop_in_place(self.at(HEADER_BYTES).cast::<Own>());
             }
-            dealloc(self.0.as_ptr(), shape.layout());
+            dealloc(self.start().as_ptr(), shape.layout());
         }
     }
 }

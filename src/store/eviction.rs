@@ -18,6 +18,8 @@ use crate::base::jitter::Jitter;
 
 /// Candidates that are remembered.
 const POOL: usize = 16;
+/// Places of a table that are tried for one that is taken.
+const PLACES: usize = 4;
 
 /// What happens at the limit of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +191,11 @@ impl Store {
             *work = work.saturating_sub(1);
             if candidates > 0 {
                 let table = &visit.segment.table;
-                for entry in table.iter_from(chance.below(table.places() as u64) as usize) {
+                // A place that is taken: the entry behind empty ones would go more often than others.
+                let mut place = || chance.below(table.places() as u64) as usize;
+                let tried = std::array::from_fn::<_, PLACES, _>(|_| place());
+                let taken = tried.into_iter().find(|&place| table.is_taken(place));
+                for entry in table.iter_from(taken.unwrap_or(tried[0])) {
                     *work = work.saturating_sub(1);
                     let entry = entry.as_entry();
                     if !volatile || entry.expiry().is_some() {

@@ -15,8 +15,8 @@
 //! Keys that are announced and come in the order of hashes, as a snapshot's do ([`Keyspace::expect`]), find segments of their final depth with tables of
 //! their final size: grown as above, each segment would be split again and again with all its keys in the lower half.
 //!
-//! A split needs the key's hash again: reading the keys ahead of their use makes that 20 to 40 µs per segment; storing hashes would
-//! cost 8 bytes per key for ever.
+//! A split, like every move of entries, goes by what the table stands by (`table`: tags and marks), without reading a key; only at every
+//! [`MARK_LIFE`]th depth it hashes the keys again. Storing hashes would cost 8 bytes per key for ever.
 //!
 //! Not here: what a mutation means (the store), values (entry).
 
@@ -25,7 +25,7 @@ use siphasher::sip::SipHasher13;
 use super::KeyHash;
 use super::entry::EntryBox;
 use super::size_class::size_class;
-use super::table::{Debris, GROUPS_MAX, Place, Table, capacity};
+use super::table::{Debris, GROUPS_MAX, MARK_LIFE, Place, Table, capacity, mark};
 
 /// Deepest segment, so that the end of its range fits a cursor (45 bits of hash).
 const DEPTH_MAX: u32 = 44;
@@ -51,7 +51,6 @@ pub(super) struct Segment {
     pub(super) table: Table,
     /// Entries with an expiry.
     expiring: u32,
-    depth: u8,
     /// Whether it stands in `Keyspace::sparse`.
     queued: bool,
 }
@@ -64,7 +63,8 @@ impl Segment {
     /// Whether a merge or a smaller table may be due.
     fn is_sparse(&self) -> bool {
         let len = self.table.len();
-        len * 3 <= self.table.capacity() && self.table.groups() > 0 || self.depth > 0 && len <= MERGE_ENTRIES_MAX / 2
+        len * 3 <= self.table.capacity() && self.table.groups() > 0
+            || self.table.depth() > 0 && len <= MERGE_ENTRIES_MAX / 2
     }
 }
 
@@ -142,6 +142,17 @@ pub(super) struct Visit<'a> {
     from: Option<u64>,
     /// First hash behind the segment; `None`: there is none.
     pub(super) end: Option<u64>,
+}
+
+/// Moves all entries of a table into another, their marks changed.
+fn pour(from: Table, into: &mut Table, change: impl Fn(u16) -> u16) {
+    let mut debris = from.into_debris();
+    while let Some(group) = debris.next_group() {
+        for (tag, mut entry) in group {
+            entry.set_mark(change(entry.mark()));
+            into.place(tag, entry);
+        }
+    }
 }
 
 /// First hash of the range of depth `depth` that holds `h`.
@@ -269,7 +280,7 @@ impl Keyspace {
     /// The segment at `from`; its entries below `from` do not count.
     pub(super) fn visit(&self, from: u64) -> Visit<'_> {
         let segment = self.slab.get(self.id(from));
-        let depth = u32::from(segment.depth);
+        let depth = segment.table.depth();
         let inside = range_start(from, depth) < from;
         Visit { segment, from: inside.then_some(from), end: range_end(from, depth) }
     }
@@ -287,11 +298,13 @@ impl Keyspace {
         while let Some(start) = next.filter(|&start| start < upto) {
             let id = self.id(start);
             let segment = self.slab.get_mut(id);
-            next = range_end(start, u32::from(segment.depth));
+            let depth = segment.table.depth();
+            next = range_end(start, depth);
             if next.is_some_and(|end| end <= upto) {
                 self.len -= segment.table.len();
                 self.expires -= std::mem::take(&mut segment.expiring) as usize;
-                self.detached.push(std::mem::take(&mut segment.table).into_debris());
+                let table = std::mem::replace(&mut segment.table, Table::with_groups(0, depth));
+                self.detached.push(table.into_debris());
                 self.queue_if_sparse(start);
             } else {
                 self.clear_part(start, upto);
@@ -349,7 +362,7 @@ impl Keyspace {
     fn make_room(&mut self, h: KeyHash) {
         let id = self.id(h.0);
         let segment = self.slab.get(id);
-        let depth = u32::from(segment.depth);
+        let depth = segment.table.depth();
         let expected = self.expected >> depth;
         if segment.table.groups() == 0 && expected > SEGMENT_ENTRIES_MAX {
             self.split(h.0, id, depth);
@@ -375,19 +388,10 @@ impl Keyspace {
     fn rebuild(&mut self, id: u32, groups: usize) {
         let old = std::mem::take(&mut self.slab.get_mut(id).table);
         self.bytes -= old.memory();
-        let mut table = Table::with_groups(groups);
-        self.pour(old, &mut table);
+        let mut table = Table::with_groups(groups, old.depth());
+        pour(old, &mut table, |mark| mark);
         self.bytes += table.memory();
         self.slab.get_mut(id).table = table;
-    }
-
-    fn pour(&self, from: Table, into: &mut Table) {
-        let mut debris = from.into_debris();
-        while let Some(group) = debris.next_group() {
-            for entry in group {
-                into.insert(self.hash(entry.as_entry().key()), entry);
-            }
-        }
     }
 
     fn split(&mut self, h: u64, id: u32, depth: u32) {
@@ -395,18 +399,37 @@ impl Keyspace {
             self.directory = self.directory.iter().flat_map(|&id| [id, id]).collect();
             self.bits += 1;
         }
-        let old = std::mem::take(&mut self.slab.get_mut(id).table);
+        let Segment { table: old, expiring, .. } = std::mem::take(self.slab.get_mut(id));
         self.bytes -= old.memory();
         let bit = 1 << (63 - depth);
         let mut halves = [Vec::with_capacity(old.len()), Vec::with_capacity(old.len())];
+        let mut expiring_in = [0; 2];
+        // Entries are read only if something about them stands nowhere else.
+        let (new_marks, count_expiring) = ((depth + 1).is_multiple_of(MARK_LIFE), expiring > 0);
+        let read_ahead = |debris: &Debris| {
+            if new_marks || count_expiring {
+                debris.prefetch_last();
+            }
+        };
         let mut debris = old.into_debris();
+        read_ahead(&debris);
         while let Some(group) = debris.next_group() {
-            for entry in group {
-                let h = self.hash(entry.as_entry().key());
-                halves[usize::from(h.0 & bit != 0)].push((h, entry));
+            read_ahead(&debris);
+            for (tag, mut entry) in group {
+                let half = usize::from(entry.mark() >> 15);
+                if count_expiring {
+                    expiring_in[half] += u32::from(entry.as_entry().expiry().is_some());
+                }
+                entry.set_mark(match new_marks {
+                    true => mark(self.hash(entry.as_entry().key()), depth + 1),
+                    false => entry.mark() << 1,
+                });
+                halves[half].push((tag, entry));
             }
         }
-        let [low, high] = halves.map(|half| self.segment_of(half, depth + 1));
+        let [low, high] = halves.map(|half| self.table_of(half, depth + 1));
+        let low = Segment { table: low, expiring: expiring_in[0], queued: false };
+        let high = Segment { table: high, expiring: expiring_in[1], queued: false };
         *self.slab.get_mut(id) = low;
         let high = self.slab.insert(high);
         self.at_depth[depth as usize] -= 1;
@@ -417,15 +440,13 @@ impl Keyspace {
         }
     }
 
-    fn segment_of(&mut self, entries: Vec<(KeyHash, EntryBox)>, depth: u32) -> Segment {
-        let mut table = Table::with_groups(Table::groups_for(entries.len()));
-        let mut expiring = 0;
-        for (h, entry) in entries {
-            expiring += u32::from(entry.as_entry().expiry().is_some());
-            table.insert(h, entry);
+    fn table_of(&mut self, entries: Vec<(u8, EntryBox)>, depth: u32) -> Table {
+        let mut table = Table::with_groups(Table::groups_for(entries.len()), depth);
+        for (tag, entry) in entries {
+            table.place(tag, entry);
         }
         self.bytes += table.memory();
-        Segment { table, expiring, depth: depth as u8, queued: false }
+        table
     }
 
     /// Points the whole range of depth `depth` that begins at `start` to a segment.
@@ -442,7 +463,7 @@ impl Keyspace {
         let segment = self.slab.get_mut(id);
         if segment.is_sparse() && !segment.queued {
             segment.queued = true;
-            self.sparse.push(range_start(h, u32::from(segment.depth)));
+            self.sparse.push(range_start(h, segment.table.depth()));
         }
     }
 
@@ -451,13 +472,14 @@ impl Keyspace {
         let id = self.id(start);
         let segment = self.slab.get_mut(id);
         segment.queued = false;
-        let (len, depth) = (segment.table.len(), u32::from(segment.depth));
+        let (len, depth) = (segment.table.len(), segment.table.depth());
         if depth > 0 {
             let bit = 1 << (64 - depth);
             let other = self.id(start ^ bit);
             let sum = len + self.slab.get(other).table.len();
-            if self.slab.get(other).depth == depth as u8 && sum <= MERGE_ENTRIES_MAX {
-                self.merge(range_start(start, depth) & !bit, id, other, depth);
+            if self.slab.get(other).table.depth() == depth && sum <= MERGE_ENTRIES_MAX {
+                let (low, high) = if start & bit == 0 { (id, other) } else { (other, id) };
+                self.merge(range_start(start, depth) & !bit, low, high, depth);
                 return SEGMENT_WORK + sum;
             }
         }
@@ -469,15 +491,16 @@ impl Keyspace {
         SEGMENT_WORK
     }
 
-    fn merge(&mut self, start: u64, id: u32, other: u32, depth: u32) {
-        let (one, two) = (self.slab.remove(other), std::mem::take(self.slab.get_mut(id)));
-        self.bytes -= one.table.memory() + two.table.memory();
-        let mut table = Table::with_groups(Table::groups_for(one.table.len() + two.table.len()));
-        self.pour(one.table, &mut table);
-        self.pour(two.table, &mut table);
+    /// Makes one segment, under the number `id`, of the two of depth `depth` that begin at `start`.
+    fn merge(&mut self, start: u64, id: u32, high: u32, depth: u32) {
+        let (low, high) = (std::mem::take(self.slab.get_mut(id)), self.slab.remove(high));
+        self.bytes -= low.table.memory() + high.table.memory();
+        let mut table = Table::with_groups(Table::groups_for(low.table.len() + high.table.len()), depth - 1);
+        let expiring = low.expiring + high.expiring;
+        pour(low.table, &mut table, |mark| mark >> 1);
+        pour(high.table, &mut table, |mark| mark >> 1 | 1 << 15);
         self.bytes += table.memory();
-        let expiring = one.expiring + two.expiring;
-        *self.slab.get_mut(id) = Segment { table, expiring, depth: depth as u8 - 1, queued: false };
+        *self.slab.get_mut(id) = Segment { table, expiring, queued: false };
         self.at_depth[depth as usize] -= 2;
         self.at_depth[depth as usize - 1] += 1;
         self.point(start, depth - 1, id);
@@ -516,13 +539,15 @@ impl Keyspace {
             self.detached.extend(chunk.into_iter().map(|segment| segment.table.into_debris()));
             return work;
         };
+        debris.prefetch_last();
         let Some(group) = debris.next_group() else {
             self.bytes -= debris.bytes();
             self.detached.pop();
             return SEGMENT_WORK;
         };
         let mut freed = 1;
-        for entry in group {
+        debris.prefetch_last();
+        for (_, entry) in group {
             let bytes = entry.as_entry().memory();
             self.bytes -= bytes;
             freed += 1 + bytes / FREE_BYTES_PER_WORK;
@@ -543,6 +568,7 @@ impl Visit<'_> {
 mod tests {
     use super::super::{Event, Mutation, Store, ValueRef};
     use super::*;
+    use crate::base::clock::Wall;
     use crate::base::ids::HashKey;
 
     fn put(store: &mut Store, key: &[u8], value: &[u8]) {
@@ -622,6 +648,45 @@ mod tests {
             assert!(memory <= memory_max, "{memory} bytes where {announced} keys were announced, else {usual}");
             assert!(copy.space.directory.len() <= 16, "a directory of {}", copy.space.directory.len());
         }
+    }
+
+    #[track_caller]
+    fn assert_marked(store: &Store) {
+        for segment in store.space.slab.chunks.iter().flatten() {
+            let (depth, mut expiring) = (segment.table.depth(), 0);
+            for entry in segment.table.iter() {
+                let unknown = depth % MARK_LIFE;
+                let hash = store.space.hash(entry.as_entry().key());
+                assert_eq!(entry.mark() >> unknown, mark(hash, depth) >> unknown, "depth {depth}");
+                expiring += u32::from(entry.as_entry().expiry().is_some());
+            }
+            assert_eq!(segment.expiring, expiring);
+        }
+    }
+
+    #[test]
+    fn entries_move_by_marks_that_are_bits_of_their_hashes() {
+        let mut store = Store::new(HashKey([5; 16]));
+        let delete = |store: &mut Store, keys: std::ops::Range<u64>| {
+            keys.for_each(|key| store.apply(&Mutation::Delete { key: &key.to_le_bytes(), event: Event::Del }));
+            while store.sweep(1_000) {}
+        };
+        for key in 0..60_000_u64 {
+            put(&mut store, &key.to_le_bytes(), b"v");
+            if key % 3 == 0 {
+                put(&mut store, &key.to_le_bytes(), &[7; 100]); // moves it
+                let expiry = Some(Wall(key));
+                store.apply(&Mutation::SetExpiry { key: &key.to_le_bytes(), expiry, event: Event::Expire });
+            }
+        }
+        assert_marked(&store);
+        delete(&mut store, 20_000..60_000);
+        assert_marked(&store);
+        (60_000..100_000_u64).for_each(|key| put(&mut store, &key.to_le_bytes(), b"v"));
+        assert_marked(&store);
+        delete(&mut store, 10..100_000);
+        assert_marked(&store);
+        assert_eq!((store.len(), store.space.directory.len()), (10, 1));
     }
 
     /// Valkey 9.1 takes 79.7 and 167.7 bytes for these (docs/PERFORMANCE.md); the bounds here are 86 and 84 % of that, fragmentation not counted.

@@ -11,8 +11,12 @@
 //! 16.5 bytes per key, averaged over a doubling. The steps of [`GROUPS`] are exactly size classes and are used to 62 to 93 %: 11.8 bytes.
 //! Finer steps (20, 28) would save another byte and lose it again to fragmentation, and rehash twice as often.
 //!
-//! Not here: which keys belong to the segment, accounting (keyspace). Hash bits: tags take 0..8, home groups 8..40, the directory
-//! those from 63 down.
+//! An entry is placed by its tag and by a mark, the sixteen bits of its hash below those that all keys of the segment share. Both stand in the table, the mark
+//! in the entry's pointer: so a table grows, splits and merges without reading a key. A split uses up the mark's first bit, so it gets shorter; every
+//! [`MARK_LIFE`] levels it is made anew from the key.
+//!
+//! Not here: which keys belong to the segment, accounting (keyspace). Hash bits: tags take 0..8, the directory those from 63 down, marks
+//! the next sixteen, of which home groups follow from the first [`HOME_BITS`].
 
 use super::KeyHash;
 use super::entry::{EntryBox, prefetch};
@@ -26,6 +30,10 @@ const GROUPS: [usize; 9] = [0, 1, 2, 4, 8, 12, 16, 24, 32];
 pub(super) const GROUPS_MAX: usize = GROUPS[GROUPS.len() - 1];
 /// An overflow count that large is no longer counted back; the next rebuild sets it right.
 const OVERFLOW_STUCK: u8 = u8::MAX;
+/// Bits of a mark that say the home group.
+const HOME_BITS: u32 = 11;
+/// Depths from one at which marks are whole to the next: between them `HOME_BITS` are always left.
+pub(super) const MARK_LIFE: u32 = u16::BITS - HOME_BITS + 1;
 
 const GROUP_BYTES: usize = size_of::<Group>();
 const _: () = assert!(GROUP_BYTES == 128);
@@ -92,6 +100,8 @@ impl Group {
 pub(super) struct Table {
     groups: Box<[Group]>,
     len: u32,
+    /// Bits that the hashes of all its keys share, from the highest down.
+    depth: u8,
 }
 
 /// Where an entry stands, until the next change of the table.
@@ -106,10 +116,22 @@ fn tag(h: KeyHash) -> u8 {
     (h.0 as u8).max(1)
 }
 
+/// The mark of a key in a table of that depth.
+#[inline]
+pub(super) fn mark(h: KeyHash, depth: u32) -> u16 {
+    (h.0 << depth >> 48) as u16
+}
+
 impl Table {
-    /// An empty table of that many groups.
-    pub(super) fn with_groups(groups: usize) -> Table {
-        Table { groups: (0..groups).map(|_| Group::new()).collect(), len: 0 }
+    /// An empty table of that many groups, for keys whose hashes share `depth` bits (at most 44).
+    pub(super) fn with_groups(groups: usize, depth: u32) -> Table {
+        Table { groups: (0..groups).map(|_| Group::new()).collect(), len: 0, depth: depth as u8 }
+    }
+
+    /// Bits that the hashes of all its keys share.
+    #[inline]
+    pub(super) fn depth(&self) -> u32 {
+        u32::from(self.depth)
     }
 
     /// Groups for `len` entries and an eighth more, as far as [`GROUPS_MAX`] goes; beyond, for `len`.
@@ -152,14 +174,19 @@ impl Table {
 
     #[inline]
     fn home(&self, h: KeyHash) -> usize {
-        (((h.0 >> 8 & 0xffff_ffff) * self.groups.len() as u64) >> 32) as usize
+        self.home_of(mark(h, self.depth()))
+    }
+
+    #[inline]
+    fn home_of(&self, mark: u16) -> usize {
+        ((usize::from(mark) >> (u16::BITS - HOME_BITS)) * self.groups.len()) >> HOME_BITS
     }
 
     /// The group that a full one sends the key to. Strides have no factor in common with any number of groups, so all groups are met.
     #[inline]
-    fn after(&self, group: usize, h: KeyHash) -> usize {
+    fn after(&self, group: usize, tag: u8) -> usize {
         const STRIDES: [usize; 8] = [1, 5, 7, 11, 13, 17, 19, 23];
-        (group + STRIDES[h.0 as usize >> 5 & 7]) % self.groups.len()
+        (group + STRIDES[usize::from(tag) >> 5]) % self.groups.len()
     }
 
     /// Starts loading the key's home group.
@@ -196,7 +223,7 @@ impl Table {
             if group.tags[OVERFLOW] == 0 {
                 return None;
             }
-            at = self.after(at, h);
+            at = self.after(at, tag);
         }
         None
     }
@@ -216,19 +243,28 @@ impl Table {
     ///
     /// # Panics
     /// The table has no free slot: the caller looks at [`Table::is_full`] first.
-    pub(super) fn insert(&mut self, h: KeyHash, entry: EntryBox) {
+    pub(super) fn insert(&mut self, h: KeyHash, mut entry: EntryBox) {
+        entry.set_mark(mark(h, self.depth()));
+        self.place(tag(h), entry);
+    }
+
+    /// The same for an entry that comes from another table, with its tag there and its mark set for this one.
+    ///
+    /// # Panics
+    /// As `insert`.
+    pub(super) fn place(&mut self, tag: u8, entry: EntryBox) {
         assert!(self.len() < self.groups.len() * SLOTS, "insertion into a table without a free slot");
-        let mut at = self.home(h);
+        let mut at = self.home_of(entry.mark());
         loop {
             let group = &mut self.groups[at];
             if let Some(slot) = group.vacancy() {
-                group.tags[slot] = tag(h);
+                group.tags[slot] = tag;
                 group.slots[slot] = Some(entry);
                 self.len += 1;
                 return;
             }
             group.tags[OVERFLOW] = group.tags[OVERFLOW].saturating_add(1);
-            at = self.after(at, h);
+            at = self.after(at, tag);
         }
     }
 
@@ -240,7 +276,7 @@ impl Table {
             if *overflow != OVERFLOW_STUCK {
                 *overflow -= 1;
             }
-            at = self.after(at, h);
+            at = self.after(at, tag(h));
         }
         let group = &mut self.groups[at];
         group.tags[place.slot] = 0;
@@ -266,6 +302,11 @@ impl Table {
         self.groups.len() * SLOTS
     }
 
+    /// Whether an entry stands there.
+    pub(super) fn is_taken(&self, place: usize) -> bool {
+        self.groups[place / SLOTS].slots[place % SLOTS].is_some()
+    }
+
     /// All entries, once round from a place on.
     pub(super) fn iter_from(&self, place: usize) -> impl Iterator<Item = &EntryBox> {
         if let Some(group) = self.groups.get(place / SLOTS) {
@@ -286,9 +327,7 @@ impl Table {
 
     /// Takes the table apart.
     pub(super) fn into_debris(self) -> Debris {
-        let debris = Debris { bytes: self.memory(), groups: self.groups.into_vec() };
-        debris.prefetch_last();
-        debris
+        Debris { bytes: self.memory(), groups: self.groups.into_vec() }
     }
 }
 
@@ -310,16 +349,16 @@ impl Debris {
         self.bytes
     }
 
-    fn prefetch_last(&self) {
+    /// Starts loading the entries of its last group.
+    pub(super) fn prefetch_last(&self) {
         if let Some(group) = self.groups.last() {
             group.slots.iter().flatten().for_each(EntryBox::prefetch_key);
         }
     }
 
-    /// The entries of its last group; `None` when there is no group left.
-    pub(super) fn next_group(&mut self) -> Option<impl Iterator<Item = EntryBox> + use<>> {
+    /// The tags and entries of its last group; `None` when there is no group left.
+    pub(super) fn next_group(&mut self) -> Option<impl Iterator<Item = (u8, EntryBox)> + use<>> {
         let group = self.groups.pop()?;
-        self.prefetch_last();
-        Some(group.slots.into_iter().flatten())
+        Some(group.tags.into_iter().zip(group.slots).filter_map(|(tag, slot)| Some((tag, slot?))))
     }
 }
