@@ -535,15 +535,23 @@ impl Keeper {
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.stats.sample(now, self.store.used_memory());
-        let mut pause_ms = if self.store.sweep(256) { 1 } else { SWEEP_MS };
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
         }
+        let mut pause_ms = SWEEP_MS;
         if self.role == Role::Leader && self.expires_actively {
-            pause_ms = pause_ms.min(self.expire_due(now, fx));
+            pause_ms = self.expire_due(now, fx);
+            if pause_ms == 0 {
+                // The rest follows a burst: it has its share of the lock, and would make segments smaller that the burst is in the middle of.
+                self.upkeep_at = now.boot;
+                return;
+            }
             if self.evict_due(now, fx) {
                 pause_ms = pause_ms.min(1);
             }
+        }
+        if self.store.sweep(256) {
+            pause_ms = pause_ms.min(1);
         }
         self.trim_log();
         self.upkeep_at = now.boot.plus_ms(pause_ms);

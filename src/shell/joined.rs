@@ -131,6 +131,8 @@ fn execute(jobs: &mut [Job], input: &[u8], node: &Node, buffers: &mut Buffers) -
         if jobs.len() > 1 {
             jobs.iter_mut().for_each(|job| job.touch = keeper.touch(&job.batch, &input[job.input.clone()]));
             jobs.iter().filter_map(|job| job.touch.as_ref()).for_each(|touch| keeper.touch_entry(touch));
+        } else {
+            jobs.iter_mut().for_each(|job| job.touch = None); // of an earlier hold: the store may be another since
         }
         let mut bytes = 0;
         for (i, job) in jobs.iter_mut().enumerate() {

@@ -5,8 +5,8 @@
 
 /// The first step, by the setting that jemalloc was built with too (`.cargo/config.toml`; it is not read when cargo is called elsewhere).
 const QUANTUM: usize = match option_env!("JEMALLOC_SYS_WITH_LG_QUANTUM") {
-    Some(_) => 8,
-    None => 16,
+    Some(lg) if matches!(lg.as_bytes(), b"3") => 8,
+    _ => 16,
 };
 
 /// Bytes the allocator sets aside for a request of `bytes`; 0 for 0.
