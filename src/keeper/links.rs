@@ -643,20 +643,20 @@ impl Keeper {
     /// Takes up the block with the next entry; `false` if the backlog does not reach back to it.
     fn next_block(&mut self, stream: &mut Stream) -> bool {
         self.log.seal();
-        self.log.sum(stream.next);
-        let Some(block) = self.log.block_at(stream.next) else { return false };
+        let Some(block) = self.log.block_to_send(stream.next).cloned() else { return false };
         let mut head = self.head_at(block.first);
         head.entry_epoch = block.epoch;
         head.count = block.count;
         head.total = block.bytes as u64;
-        stream.next = block.last().next();
+        let last = block.last();
+        stream.next = last.next();
         stream.parts = Some(Parts {
             head: Head::Append(head),
-            pieces: block.pieces.iter().cloned().collect(),
+            pieces: block.pieces.into(),
             left: block.bytes,
             first: true,
             crc: block.crc,
-            last: Some(block.last()),
+            last: Some(last),
         });
         true
     }

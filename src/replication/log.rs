@@ -44,7 +44,7 @@ pub struct Block {
     pub bytes: usize,
     /// The entries; more than one piece only for a single entry whose values are shared with the store.
     pub pieces: Vec<Bytes>,
-    /// Checksum of all of it, once [`Log::sum`] was asked for it.
+    /// Checksum of all of it, if it fits a frame and [`Log::block_to_send`] has given it out.
     pub crc: Option<u32>,
 }
 
@@ -275,15 +275,16 @@ impl Log {
         self.blocks.get(self.place_of(offset)?)
     }
 
-    /// Sums that block, if it fits a frame: for the first link that sends it, and never at a node that has none.
-    pub fn sum(&mut self, offset: Offset) {
-        let Some(place) = self.place_of(offset) else { return };
+    /// The same for a link, with its checksum if it fits a frame: made when the first link asks, and never at a node that has none.
+    pub fn block_to_send(&mut self, offset: Offset) -> Option<&Block> {
+        let place = self.place_of(offset)?;
         let block = &mut self.blocks[place];
         if block.crc.is_none() && block.bytes <= FRAME_BYTES_MAX {
             let mut crc = crc32fast::Hasher::new();
             block.pieces.iter().for_each(|piece| crc.update(piece));
             block.crc = Some(crc.finalize());
         }
+        Some(block)
     }
 
     fn place_of(&self, offset: Offset) -> Option<usize> {
@@ -461,8 +462,7 @@ mod tests {
             s.put_shared(value.clone());
             assert_eq!(log.append(Epoch(1), Wall(0), &mut s), Offset(2));
             put(&mut log, 1, "c");
-            log.sum(Offset(2));
-            let block = log.block_at(Offset(2)).unwrap();
+            let block = log.block_to_send(Offset(2)).unwrap();
             assert_eq!((block.count, block.pieces.len()), (1, 2));
             assert_eq!(block.pieces[1].as_ptr(), value.as_ptr(), "it was copied");
             assert_eq!(block.crc, (len < FRAME_BYTES_MAX).then(|| crc32fast::hash(&block.body())));

@@ -1,4 +1,4 @@
-//! Small batches of many connections, executed and answered together at the end of a turn of the event loop.
+//! Batches of many connections that are not large, executed and answered together at the end of a turn of the event loop.
 //!
 //! ```text
 //!   connections' tasks: read · parse ─► queue ─┐ the first wakes the task that runs them, which so comes behind all that are ready
@@ -8,6 +8,9 @@
 //! With one request at a time on each connection this is what a pipeline is on one: the memory misses of neighbours overlap, and one hold of the
 //! lock and one reading of the clocks serve all. And a client that has many connections is woken once: where each answer left by itself it fell asleep
 //! between any two of them (0.25 times per operation, beside Redis 0.03), and each waking cost the sender some microseconds.
+//!
+//! Several threads wait for the lock once for many batches, too, and take over the cache lines of the Keeper's state as seldom: two threads at depth 64 took
+//! 1.44 (SET) and 1.27 (GET) times the CPU of one before pipelines joined, and 1.25 at most since.
 //!
 //! What is not simple (a batch that has to wait, to go on, to be passed on, to end the connection) goes back to its connection's task.
 

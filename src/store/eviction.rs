@@ -192,10 +192,15 @@ impl Store {
             if candidates > 0 {
                 let table = &visit.segment.table;
                 // A place that is taken: the entry behind empty ones would go more often than others.
-                let mut place = || chance.below(table.places() as u64) as usize;
-                let tried = std::array::from_fn::<_, PLACES, _>(|_| place());
-                let taken = tried.into_iter().find(|&place| table.is_taken(place));
-                for entry in table.iter_from(taken.unwrap_or(tried[0])) {
+                let mut draw = || chance.below(table.places() as u64) as usize;
+                let mut place = draw();
+                for _ in 1..PLACES {
+                    if table.is_taken(place) {
+                        break;
+                    }
+                    place = draw();
+                }
+                for entry in table.iter_from(place) {
                     *work = work.saturating_sub(1);
                     let entry = entry.as_entry();
                     if !volatile || entry.expiry().is_some() {

@@ -539,7 +539,6 @@ impl Keyspace {
             self.detached.extend(chunk.into_iter().map(|segment| segment.table.into_debris()));
             return work;
         };
-        debris.prefetch_last();
         let Some(group) = debris.next_group() else {
             self.bytes -= debris.bytes();
             self.detached.pop();
