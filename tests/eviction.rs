@@ -141,6 +141,25 @@ fn value_beyond_the_limit_drives_nothing_out() {
 }
 
 #[test]
+fn noeviction_refuses_what_would_exceed_the_limit() {
+    let mut world = three_tuned(|_, config| config.settings.max_memory = LIMIT as u64);
+    let conn = world.connect(0);
+    let (half, oom) = ("x".repeat(LIMIT * 6 / 10), format!("-{OOM}"));
+    assert_eq!(world.ask(0, &["SET", "a", &half]), "+OK\r\n");
+    assert_eq!(world.ask(0, &["SET", "b", &half]), oom);
+    assert_eq!(world.ask(0, &["APPEND", "a", &half]), oom);
+    assert_eq!(world.ask(0, &["MSET", "b", &half[..LIMIT / 4], "c", &half[..LIMIT / 4]]), oom);
+    world.ask_on(0, conn, &["MULTI"]);
+    for key in ["b", "c", "d"] {
+        assert_eq!(world.ask_on(0, conn, &["SET", key, &half[..LIMIT / 5]]), b"+QUEUED\r\n");
+    }
+    let refused = world.ask_on(0, conn, &["EXEC"]);
+    assert!(refused.starts_with(b"-EXECABORT"), "{}: all of it counts", String::from_utf8_lossy(&refused));
+    assert_eq!(world.ask(0, &["SET", "b", &half[..LIMIT / 4]]), "+OK\r\n", "what fits is taken");
+    assert!(used(&world, 0) <= LIMIT + SLACK, "{} bytes", used(&world, 0));
+}
+
+#[test]
 fn exec_makes_room_before_it_runs_and_fails_if_that_takes_a_watched_key() {
     let mut world = three_tuned(lru);
     fill(&mut world, 0, "a", 2_000);

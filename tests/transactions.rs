@@ -241,14 +241,15 @@ fn exec_below_the_minimum_executes_nothing_and_says_why() {
 
 #[test]
 fn full_memory_refuses_what_is_queued_and_an_exec_that_may_take_more() {
-    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.settings.max_memory = 2 << 20);
+    let mut world = three_tuned(|_, config: &mut KeeperConfig| config.settings.max_memory = 4 << 20);
     let conn = world.connect(0);
     world.ask_on(0, conn, &["MULTI"]);
     world.ask_on(0, conn, &["SET", "before1", "y"]);
     let other = world.connect(0);
     world.ask_on(0, other, &["MULTI"]);
     world.ask_on(0, other, &["DEL", "big"]);
-    world.ask(0, &["SET", "big", &"x".repeat(3 << 20)]);
+    assert_eq!(world.ask(0, &["SET", "big", &"x".repeat(3 << 20)]), "+OK\r\n");
+    assert_eq!(world.ask(0, &["CONFIG", "SET", "maxmemory", "2mb"]), "+OK\r\n");
     let oom = "OOM command not allowed when used memory > 'maxmemory'.\r\n";
     let refused = format!("-EXECABORT Transaction discarded because of: {oom}");
     assert_eq!(world.ask_on(0, conn, &["EXEC"]), refused.as_bytes());

@@ -4,7 +4,7 @@
 //! of its own. So stores are equal at equal positions, and after a takeover the new leader chooses by its own access clocks.
 //!
 //! A command needs as much as its arguments have bytes. What else it makes grow (a value that APPEND gives room, the zeros before SETRANGE's offset)
-//! is made up for by the next tick. One hold of the lock spends a bounded amount of work; what needs more goes on in the next.
+//! is made up for by the next tick if a key may go. One hold of the lock spends a bounded amount of work; what needs more goes on in the next.
 
 use crate::base::clock::Now;
 use crate::cluster::role::Role;
@@ -61,7 +61,7 @@ impl Keeper {
             return Room::Enough;
         }
         if !self.may_evict() {
-            return if self.is_full(limit) { Room::Full } else { Room::Enough };
+            return if self.is_full(limit, bytes) { Room::Full } else { Room::Enough };
         }
         // What would not fit into an empty store drives nothing out.
         if bytes > limit + slack {
@@ -73,13 +73,15 @@ impl Keeper {
         }
     }
 
-    /// Whether memory is beyond its limit. What FLUSHALL dropped counts until it is freed: some of it now.
-    fn is_full(&mut self, limit: usize) -> bool {
-        if self.store.used_memory() <= limit {
+    /// Whether memory is beyond its limit, or would be by more than the slack with so many bytes more. What FLUSHALL dropped counts until it is
+    /// freed: some of it now.
+    fn is_full(&mut self, limit: usize, bytes: usize) -> bool {
+        let fits = |used| used <= limit && used + bytes <= limit + limit / SLACK;
+        if fits(self.store.used_memory()) {
             return false;
         }
         self.store.sweep(SWEEP_WORK);
-        self.store.used_memory() > limit
+        !fits(self.store.used_memory())
     }
 
     /// Deletes keys until no more than `target` bytes are used, or none may go, as one entry.

@@ -1,6 +1,6 @@
 //! What an allocation really takes, by arithmetic: the size classes of jemalloc.
 //!
-//! `used_memory` must be the same number on every node and allocator, and asking the allocator costs more than this. Source:
+//! An entry is to count alike on every node and allocator, and asking the allocator costs more than this. Source:
 //! jemalloc's manual, "Size classes": 8, then steps of 16 (of 8 up to 64, if it was built so) up to 128, then four classes per doubling.
 
 /// The first step, by the setting that jemalloc was built with too (`.cargo/config.toml`; it is not read when cargo is called elsewhere).
