@@ -272,7 +272,7 @@ impl Keeper {
         let first_key = touched.map(|(_, hash)| hash);
         let spec = match touched.map_or_else(|| resolve(args), |(spec, _)| Ok(spec)) {
             Ok(spec) => spec,
-            Err(CommandError::WrongArity("exec")) => return self.exec_misspelt(session, out),
+            Err(error @ CommandError::WrongArity("exec")) => return self.refuse_exec(session, error.text(), out),
             Err(error) => {
                 session.fail_transaction();
                 if let Ok(spec) = find_spec(args) {
@@ -289,11 +289,14 @@ impl Keeper {
             return self.reject(spec, protocol, "NOAUTH Authentication required.", out);
         }
         if session.subscriptions.is_some() && session.refuses(spec) {
-            session.fail_transaction();
             let text = format!(
                 "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
                 spec.name
             );
+            if matches!(spec.exec, Exec::Session(SessionCommand::Exec)) {
+                return self.refuse_exec(session, text.into(), out);
+            }
+            session.fail_transaction();
             return self.reject(spec, protocol, &text, out);
         }
         session.last_command = spec.name;

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, Epoch, Offset};
 use crate::base::limits::{PREFETCH_GROUP, TRANSACTION_ARGS_MAX, TRANSACTION_BYTES_MAX, WATCHED_KEYS_MAX};
-use crate::command::{CommandError, CommandSpec, Done, Exec, Flag, SessionCommand, find, keys_of, resolve, slot};
+use crate::command::{CommandSpec, Done, Exec, Flag, SessionCommand, find, keys_of, resolve, slot};
 use crate::resp::{Args, Batch, Output, Reply};
 use crate::store::{KeyHash, Watch};
 
@@ -260,11 +260,11 @@ impl Keeper {
         if transaction.failed { None } else { transaction.push(spec, args).err().map(Cow::from) }
     }
 
-    /// An EXEC with arguments ends the transaction as one that is refused does.
-    pub(super) fn exec_misspelt(&mut self, session: &mut Session, out: &mut Output) -> Outcome {
+    /// An EXEC that is refused as any command may be, for its arguments or for where it came, ends the transaction, and the watches even without one.
+    pub(super) fn refuse_exec(&mut self, session: &mut Session, text: Cow<'_, str>, out: &mut Output) -> Outcome {
         self.end_transaction(session);
         let spec = find(b"exec").expect("it has a row");
-        self.reject(spec, session.protocol, &refused(CommandError::WrongArity("exec").text()), out)
+        self.reject(spec, session.protocol, &refused(text), out)
     }
 
     /// EXEC.
@@ -288,7 +288,9 @@ impl Keeper {
             Some(transaction) => transaction.failed.then_some(FAILED),
         };
         if let Some(text) = refusal {
-            self.end_transaction(session);
+            if session.transaction.is_some() {
+                self.end_transaction(session);
+            }
             self.calls.failed(spec);
             self.count_exec(now, session, spec, args, began);
             return self.refuse(protocol, text, out);
@@ -455,7 +457,7 @@ impl Keeper {
 }
 
 /// The error line of an EXEC that was refused: as it is if it tells the client where or when to try again.
-fn refused(text: Cow<'static, str>) -> Cow<'static, str> {
+fn refused(text: Cow<'_, str>) -> Cow<'_, str> {
     match text.split(' ').next() {
         Some("MOVED" | "REDIRECT" | "CLUSTERDOWN" | "TRYAGAIN") => text,
         _ => {
