@@ -627,6 +627,64 @@ fn message_is_not_told_before_what_its_publisher_wrote_is_acknowledged() {
 }
 
 #[test]
+fn message_is_told_to_who_listened_when_it_was_published_and_still_does() {
+    const LISTEN: [[&str; 2]; 3] = [["SUBSCRIBE", "ch"], ["PSUBSCRIBE", "c*"], ["SSUBSCRIBE", "ch"]];
+    let mut world = three();
+    let conns: Vec<[ConnId; 4]> = LISTEN.iter().map(|_| [(); 4].map(|()| world.connect(0))).collect();
+    for ([stays, goes, returns, _], listen) in conns.iter().zip(&LISTEN) {
+        for conn in [stays, goes, returns] {
+            world.ask_on(0, *conn, listen);
+        }
+    }
+    world.cut_off.insert(2);
+    let publisher = world.connect(0);
+    let commands: [&[&str]; 3] = [&["SET", "k", "v"], &["PUBLISH", "ch", "old"], &["SPUBLISH", "ch", "old"]];
+    let mut request = world.pipeline(0, publisher, &commands);
+    for ([stays, goes, returns, comes], listen) in conns.iter().zip(&LISTEN) {
+        let leave = listen[0].replace("SUB", "UNSUB");
+        world.ask_on(0, *goes, &[&leave, "ch", "c*"]);
+        world.ask_on(0, *returns, &[&leave, "ch", "c*"]);
+        for conn in [stays, returns, comes] {
+            world.ask_on(0, *conn, listen);
+        }
+    }
+    world.cut_off.clear();
+    world.run(10);
+    assert!(world.answered(&mut request));
+    assert_eq!(request.out.to_vec(), b"+OK\r\n:6\r\n:3\r\n");
+    for ([stays, rest @ ..], listen) in conns.iter().zip(&LISTEN) {
+        assert_eq!(pushed(&mut world, 0, *stays).matches("\r\nold\r\n").count(), 1, "{listen:?}");
+        for (conn, which) in rest.iter().zip(["left", "left and came back", "came"]) {
+            assert_eq!(pushed(&mut world, 0, *conn), "", "{listen:?}: {which} after it");
+        }
+    }
+}
+
+#[test]
+fn who_subscribes_behind_a_write_is_told_nothing_of_before() {
+    let mut world = three();
+    world.ask(0, &["CONFIG", "SET", "notify-keyspace-events", "KEA"]);
+    let other = world.connect(0);
+    world.ask_on(0, other, &["PSUBSCRIBE", "*"]);
+    let told = |world: &mut World, conn| pushed(world, 0, conn).matches("pmessage").count();
+    let commands: [&[&str]; 4] = [&["SET", "k", "v"], &["PUBLISH", "ch", "old"], &["PSUBSCRIBE", "*"], &["PING"]];
+    for within in [false, true] {
+        let conn = world.connect(0);
+        let mut request = match within {
+            false => world.pipeline(0, conn, &commands),
+            true => world.pipeline(0, conn, &[&[&["MULTI"][..]], &commands[..], &[&["EXEC"]]].concat()),
+        };
+        world.run(10);
+        assert!(world.answered(&mut request));
+        let reply = String::from_utf8(request.out.to_vec()).unwrap();
+        assert!(!reply.contains("pmessage"), "{reply}");
+        assert_eq!((told(&mut world, conn), told(&mut world, other)), (0, 3), "in a transaction: {within}");
+        assert_eq!(world.ask(0, &["DEL", "k"]), ":1\r\n");
+        assert_eq!((told(&mut world, conn), told(&mut world, other)), (2, 2), "in a transaction: {within}");
+    }
+}
+
+#[test]
 fn messages_beyond_what_a_link_carries_are_dropped_and_the_log_goes_on() {
     const MIB: usize = 1 << 20;
     let mut world = three();

@@ -129,34 +129,46 @@ impl Keeper {
     #[cold]
     pub(super) fn tell_notes(&mut self, now: Now, by: Option<ConnId>, fx: &mut Effects) {
         let notes = self.store.take_notes();
+        let later = self.pubsub.take_noted();
         // What is noted is in the store already, so in no entry behind the end.
         let waits = self.leading.is_some() && self.config.acks == Acks::InSync && self.log.end() > self.acked;
         let need = Some(self.log.end()).filter(|_| waits);
         if self.settings().key_events.any() {
-            notes.iter().for_each(|noted| self.notify(now, noted, need, fx));
+            notes.iter().enumerate().for_each(|(at, noted)| self.notify(now, noted, later(at), need, fx));
         }
         self.invalidate(now, by, &notes, need, fx);
     }
 
-    fn notify(&mut self, now: Now, noted: &Noted, need: Option<Offset>, fx: &mut Effects) {
+    /// Tells of one note to those whose subscriptions are not `later`.
+    fn notify(&mut self, now: Now, noted: &Noted, later: u64, need: Option<Offset>, fx: &mut Effects) {
         if self.pubsub.names(Kind::Channel) + self.pubsub.names(Kind::Pattern) == 0 {
             return;
         }
         match noted {
             Noted::Changed { key, event, created } => {
                 if *created {
-                    self.notify_of(now, NEW, "new", key, need, fx);
+                    self.notify_of(now, NEW, "new", key, later, need, fx);
                 }
                 for (class, name) in named(*event) {
-                    self.notify_of(now, *class, name, key, need, fx);
+                    self.notify_of(now, *class, name, key, later, need, fx);
                 }
             }
-            Noted::Missed(key) => self.notify_of(now, MISSED, "keymiss", key, need, fx),
+            Noted::Missed(key) => self.notify_of(now, MISSED, "keymiss", key, later, need, fx),
             Noted::Cleared => {}
         }
     }
 
-    fn notify_of(&mut self, now: Now, class: u16, name: &str, key: &[u8], need: Option<Offset>, fx: &mut Effects) {
+    #[allow(clippy::too_many_arguments)] // one note, and what it is told with
+    fn notify_of(
+        &mut self,
+        now: Now,
+        class: u16,
+        name: &str,
+        key: &[u8],
+        later: u64,
+        need: Option<Offset>,
+        fx: &mut Effects,
+    ) {
         let wanted = self.settings().key_events;
         if !wanted.has(class) {
             return;
@@ -167,7 +179,7 @@ impl Keeper {
             [(&of_key, name.as_bytes(), wanted.has(KEYSPACE)), (&of_event, key, wanted.has(KEYEVENT))]
         {
             if told {
-                self.announce_here(now, &Message::here(channel, text), need, fx);
+                self.announce_here(now, &Message::here(channel, text).before(later), need, fx);
             }
         }
     }

@@ -10,7 +10,7 @@
 //! (`PUBLISHED_BYTES_MAX` per link): beyond, messages are dropped and counted.
 //!
 //! A leader announces nothing that is not acknowledged: a message waits for what its publisher wrote before, or writes in the same
-//! EXEC (`held`), as the reply does.
+//! EXEC (`held`), as the reply does. It is told to who listened when it was published and still does: subscriptions are numbered.
 //!
 //! Messages wait in the session of who listens, in the Keeper's order, and the connection fetches them: at the head of its next batch, or
 //! when [`Effect::Push`] tells it. So none of them arrives behind the answer to an UNSUBSCRIBE. A client that does not read is closed
@@ -69,6 +69,8 @@ pub(super) struct Message<'a> {
     sharded: bool,
     /// It is told at this node alone.
     here: bool,
+    /// Subscriptions from this number on came after it.
+    later: u64,
     channel: &'a [u8],
     text: &'a [u8],
 }
@@ -76,7 +78,12 @@ pub(super) struct Message<'a> {
 impl<'a> Message<'a> {
     /// One that is told at this node alone.
     pub fn here(channel: &'a [u8], text: &'a [u8]) -> Message<'a> {
-        Message { sharded: false, here: true, channel, text }
+        Message { sharded: false, here: true, later: u64::MAX, channel, text }
+    }
+
+    /// The same, from before the subscriptions from this number on.
+    pub fn before(self, later: u64) -> Message<'a> {
+        Message { later, ..self }
     }
 }
 
@@ -85,6 +92,7 @@ impl<'a> Message<'a> {
 struct Kept {
     sharded: bool,
     here: bool,
+    later: u64,
     channel: Bytes,
     text: Bytes,
 }
@@ -108,12 +116,13 @@ impl Held {
 
 impl Kept {
     fn of(message: &Message<'_>) -> Kept {
-        let Message { sharded, here, channel, text } = *message;
-        Kept { sharded, here, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
+        let Message { sharded, here, later, channel, text } = *message;
+        Kept { sharded, here, later, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
     }
 
     fn message(&self) -> Message<'_> {
-        Message { sharded: self.sharded, here: self.here, channel: &self.channel, text: &self.text }
+        let Kept { sharded, here, later, ref channel, ref text } = *self;
+        Message { sharded, here, later, channel, text }
     }
 }
 
@@ -152,7 +161,12 @@ enum Own {
 /// Who listens at this node.
 #[derive(Debug, Default)]
 pub(super) struct PubSub {
-    listeners: ByKind<BTreeMap<Bytes, BTreeSet<ConnId>>>,
+    /// Each with the number of its subscription.
+    listeners: ByKind<BTreeMap<Bytes, BTreeMap<ConnId, u64>>>,
+    /// The number of the next subscription.
+    next: u64,
+    /// So many notes about keys were there, and not told, when the subscription of that number came.
+    noted: Vec<(usize, u64)>,
     /// For the connection whose batch is being executed: they go behind the reply.
     own: Vec<Own>,
     /// What waits until this is acknowledged, in its order, then as it came.
@@ -168,7 +182,8 @@ impl PubSub {
 
     /// Those who are to be told, with the pattern by which each is; once for each that matches.
     fn listeners_of(&self, message: &Message<'_>) -> Listeners {
-        let all = |conns: &BTreeSet<ConnId>| conns.iter().copied().collect();
+        let told = |(conn, number): (&ConnId, &u64)| (*number < message.later).then_some(*conn);
+        let all = |conns: &BTreeMap<ConnId, u64>| conns.iter().filter_map(told).collect();
         let kind = if message.sharded { Kind::Shard } else { Kind::Channel };
         let exact = self.listeners[kind as usize].get(message.channel).map(|conns| (None, all(conns)));
         let patterns = self.listeners[Kind::Pattern as usize].iter().filter(|_| !message.sharded);
@@ -187,7 +202,13 @@ impl PubSub {
     }
 
     fn hold_message(&mut self, need: Offset, message: &Message<'_>) -> bool {
-        self.hold(need, Held::Message(Kept::of(message)))
+        self.hold(need, Held::Message(Kept::of(&message.before(message.later.min(self.next)))))
+    }
+
+    /// Which subscriptions came after each of the notes that are being told, in their order.
+    pub fn take_noted(&mut self) -> impl Fn(usize) -> u64 + use<> {
+        let noted = std::mem::take(&mut self.noted);
+        move |at| noted.iter().find(|(notes, _)| at < *notes).map_or(u64::MAX, |(_, number)| *number)
     }
 
     /// Lets a connection be told that keys are invalid once `need` is acknowledged; `false`: too much waits.
@@ -320,12 +341,17 @@ impl Keeper {
         if names + args.len() - 1 > SUBSCRIPTIONS_MAX || bytes + args.bytes() > SUBSCRIPTION_BYTES_MAX {
             return Err(TOO_MANY.into());
         }
+        let (notes, next) = (self.store.notes(), self.pubsub.next);
+        if self.pubsub.noted.last().map_or(0, |(earlier, _)| *earlier) < notes {
+            self.pubsub.noted.push((notes, next));
+        }
         let subscriptions = session.subscriptions.get_or_insert_default();
         for name in args.iter().skip(1) {
             if !subscriptions.names[kind as usize].contains(name) {
                 let name = Bytes::copy_from_slice(name);
                 subscriptions.name_bytes += name.len();
-                self.pubsub.listeners[kind as usize].entry(name.clone()).or_default().insert(conn);
+                self.pubsub.listeners[kind as usize].entry(name.clone()).or_default().insert(conn, self.pubsub.next);
+                self.pubsub.next += 1;
                 subscriptions.names[kind as usize].insert(name);
             }
             confirm(reply, kind.words().0, Some(name), subscriptions.count(kind));
@@ -384,7 +410,7 @@ impl Keeper {
         {
             return Ok(Flow::Block { until });
         }
-        let message = Message { sharded, here: false, channel: args.get(1), text: args.get(2) };
+        let message = Message { sharded, here: false, later: u64::MAX, channel: args.get(1), text: args.get(2) };
         let end = self.log.end();
         let need = if self.scratch.is_empty() { session.written.offset.min(end) } else { end.next() };
         let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
@@ -526,7 +552,8 @@ impl Keeper {
         let Some((channel, text)) = body.split_at_checked(head.channel as usize) else {
             return Err(WireError(format!("a channel of {} bytes in a message of {}", head.channel, body.len())));
         };
-        self.announce(now, &Message { sharded: head.sharded, here: false, channel, text }, Some(link), fx);
+        let message = Message { sharded: head.sharded, here: false, later: u64::MAX, channel, text };
+        self.announce(now, &message, Some(link), fx);
         Ok(())
     }
 

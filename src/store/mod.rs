@@ -296,6 +296,12 @@ impl Store {
         !self.notes.list.is_empty()
     }
 
+    /// How many notes nobody has taken.
+    #[must_use]
+    pub fn notes(&self) -> usize {
+        self.notes.list.len()
+    }
+
     /// What was noted since the last call.
     pub fn take_notes(&mut self) -> Vec<Noted> {
         std::mem::take(&mut self.notes.list)
