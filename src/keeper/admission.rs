@@ -300,6 +300,13 @@ impl Keeper {
         true
     }
 
+    /// Whether what a connection waits for is what reads wait for in any healthy cluster. Then its batch is executed to the end, although the client may
+    /// be gone. Who leaves an election, a pause or WAIT has given up: what it sent is not to be executed long after.
+    #[must_use]
+    pub fn goes_on_soon(&self, conn: ConnId) -> bool {
+        self.confirming.contains_key(&conn) || self.behind.contains_key(&conn) || !self.waiting.contains_key(&conn)
+    }
+
     /// Something changed that waiting commands may have waited for: each is tried again.
     pub(super) fn resume_waiting(&mut self, fx: &mut Effects) {
         fx.extend(std::mem::take(&mut self.waiting).into_keys().map(Effect::Resume));

@@ -11,7 +11,8 @@
 //! batch that is all that has come is executed and answered with those of other connections, outside this task (`joined`).
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
 //! memory, and somebody waits for it); take a joined batch back; fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
-//! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed.
+//! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed. One that only sends nothing more gets
+//! its answers first, unless what they wait for may take long.
 //!
 //! A big bulk is read into a vector of its own that grows with what has arrived, never with what was announced, and has no
 //! byte to spare in the end; the Keeper's store takes it over as it is. Buffers are lent by the thread while there is data
@@ -200,6 +201,8 @@ struct Client {
     bulk: Option<Bulk>,
     /// What the client did wrong after the batch; answered behind it.
     offence: Option<ProtocolError>,
+    /// The client sends nothing more, and the batch that waits goes on all the same.
+    read_all: bool,
     /// Nothing is read any more: the connection closes when all is sent.
     ending: bool,
     /// Bytes that came, and that were handed to `unsent`, of which the Keeper was not told yet.
@@ -268,6 +271,7 @@ impl Client {
             turn: Turn::Idle,
             bulk: None,
             offence: None,
+            read_all: false,
             ending: false,
             uncounted: (0, 0),
             proxied: None,
@@ -316,6 +320,7 @@ impl Client {
                         }
                     }
                     match self.turn {
+                        Turn::Wait(_) if bytes == 0 && self.goes_on_soon() => self.read_all = true,
                         Turn::Idle | Turn::Wait(_) if bytes == 0 && !self.line.joined.get() => self.end(),
                         Turn::Idle if self.unparsed => self.take_in(),
                         _ => {} // the end of a stream can be read again
@@ -362,10 +367,15 @@ impl Client {
         self.turn == Turn::Idle && nothing_unsent && self.input.is_empty() && self.bulk.is_none()
     }
 
+    fn goes_on_soon(&self) -> bool {
+        self.worker.node.with_keeper(|keeper, _, _| keeper.goes_on_soon(self.conn))
+    }
+
     fn may_read(&self) -> bool {
         let room = match self.turn {
             Turn::Idle => true,
             Turn::Execute(_) | Turn::Forward(_) => false,
+            Turn::Wait(_) if self.read_all => false,
             Turn::Wait(_) => match &self.bulk {
                 Some(bulk) => bulk.bytes.len() < bulk.len,
                 None => self.input.len() - self.consumed < READ_BYTES_PER_WAKE,
@@ -513,7 +523,10 @@ impl Client {
         let from = from + executed.commands;
         match executed.next {
             Next::Done => self.batch_done(),
-            Next::Wait => self.turn = Turn::Wait(from),
+            Next::Wait => {
+                self.turn = Turn::Wait(from);
+                self.read_all = false; // what it waits for now may take longer
+            }
             Next::Again => self.turn = Turn::Execute(from),
             Next::Forward => self.turn = Turn::Forward(from),
             Next::CloseAfter => self.end(),

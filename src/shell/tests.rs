@@ -14,7 +14,7 @@ use super::server::{Coordination, Options, Server, StartError};
 use crate::base::ids::ConnId;
 use crate::base::limits::OUTPUT_BYTES_PAUSE;
 use crate::cluster::role::Role;
-use crate::keeper::KeeperConfig;
+use crate::keeper::{KeeperConfig, ReadMode, WritesOnReplica};
 
 /// Long enough for any state that a healthy node reaches, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,6 +96,40 @@ fn half_closed_client_still_gets_its_replies_in_order() {
     let server = solo();
     let requests = [command(&[b"SET", b"k", b"v"]), command(&[b"GET", b"k"]), b"GET k\r\n".to_vec()].concat();
     assert_eq!(ask(server.client_addr(), &requests), "+OK\r\n$1\r\nv\r\n$1\r\nv\r\n");
+}
+
+/// Its reads wait for the others to confirm the leader, or for the replica that passed its writes on to have them.
+#[test]
+fn half_closed_client_gets_its_replies_where_reads_wait() {
+    let service = InProcess::new();
+    let servers: Vec<Server> = ["n1", "n2", "n3"]
+        .into_iter()
+        .map(|name| {
+            let mut options = options(name, &service);
+            options.keeper.read_mode = ReadMode::Confirm;
+            options.keeper.writes_on_replica = WritesOnReplica::Proxy;
+            Server::start(options).unwrap()
+        })
+        .collect();
+    let leads = || servers.iter().find(|server| server.node().role() == Role::Leader);
+    eventually("one leads, and all are in sync", || leads().is_some_and(|leader| in_sync(leader) == 3));
+    for (i, server) in servers.iter().enumerate() {
+        for round in 0..20 {
+            let text = format!("SET a{i} {round}\r\nGET a{i}\r\nSET b{i} {round}\r\nGET b{i}\r\n");
+            let value = format!("+OK\r\n${}\r\n{round}\r\n", round.to_string().len());
+            assert_eq!(ask(server.client_addr(), text.as_bytes()), value.repeat(2), "node {i}, round {round}");
+        }
+    }
+}
+
+/// It may be gone as well, and what it sent would be executed long after.
+#[test]
+fn half_closed_client_that_waits_for_long_is_closed() {
+    let server = solo();
+    assert_eq!(ask(server.client_addr(), b"PING\r\nWAIT 1 0\r\nSET k late\r\n"), "+PONG\r\n");
+    assert_eq!(ask(server.client_addr(), b"CLIENT PAUSE 60000 WRITE\r\n"), "+OK\r\n");
+    assert_eq!(ask(server.client_addr(), b"PING\r\nSET k late\r\n"), "+PONG\r\n");
+    assert_eq!(ask(server.client_addr(), b"CLIENT UNPAUSE\r\nGET k\r\n"), "+OK\r\n$-1\r\n");
 }
 
 /// What is executed together (`joined`) has nothing in common: who has to wait, sends more meanwhile, or ends its connection, does so alone.
