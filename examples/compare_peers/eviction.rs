@@ -21,7 +21,7 @@ use datakeeper::base::jitter::Jitter;
 
 use crate::expiry::since_1970;
 use crate::load::{Kind, Load, Work};
-use crate::server::{Server, until};
+use crate::server::Server;
 use crate::{Bench, CONNECTIONS};
 
 /// Keys whose order is known, or that the cache is asked for.
@@ -112,7 +112,7 @@ fn empty(server: &Server, policy: &str) -> Client {
     server.ask("FLUSHALL").expect("an answer");
     // What was flushed is freed by and by.
     let last = Cell::new(f64::MAX);
-    until("it is empty", || {
+    server.until("it is empty", || {
         park_timeout(Duration::from_millis(200));
         let used = server.used_memory();
         used >= last.replace(used)
@@ -163,7 +163,7 @@ fn accuracy(servers: &[Server], policy: &str) -> Vec<Vec<f64>> {
     let share = |server: &Server, client: &mut Client, limit: u64| {
         server.set("maxmemory", &limit.to_string());
         // Who asks takes some memory, too.
-        until("the limit holds", || server.used_memory() <= limit as f64 * 1.02);
+        server.until("the limit holds", || server.used_memory() <= limit as f64 * 1.02);
         let there = client.ask_each(0..KEYS, |key| format!("EXISTS k{key}"));
         let gone = there.iter().filter(|there| !**there).count();
         let right = there[..gone].iter().filter(|there| !**there).count();

@@ -8,7 +8,7 @@ use std::thread::{park_timeout, scope};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::load::{Kind, Load, Work};
-use crate::server::{Program, Server, until};
+use crate::server::{Program, Server};
 use crate::{Bench, CONNECTIONS, report};
 
 /// Requests per second: a third of what the slowest does.
@@ -62,7 +62,7 @@ impl Bench {
         let (gone, began) = (AtomicBool::new(false), Instant::now());
         let (meanwhile, seconds) = scope(|scope| {
             let watch = scope.spawn(|| {
-                until("all are deleted", || server.keys() <= there);
+                server.until("all are deleted", || server.keys() <= there);
                 gone.store(true, Ordering::Relaxed);
                 began.elapsed().as_secs_f64()
             });

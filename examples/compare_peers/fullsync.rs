@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::expiry::{BEFORE, ROUNDS_MAX};
 use crate::load::{Kind, Load, Work};
-use crate::server::{Program, Server, until};
+use crate::server::{Program, Server};
 use crate::support::zookeeper::ZooKeeper;
 use crate::{Bench, CONNECTIONS, report};
 
@@ -58,15 +58,8 @@ impl Bench {
         let before = load.open(work, RATE, BEFORE).expect("an answer");
         let (resident, done, began) = (leader.resident(), AtomicBool::new(false), Instant::now());
         let (meanwhile, most, (seconds, replica)) = scope(|scope| {
-            let fill = scope.spawn(|| {
-                let replica = match zookeeper {
-                    Some(zookeeper) if program.ours => member("replica", zookeeper),
-                    _ => Server::start_replica(program, core, &leader),
-                };
-                until("both are in sync", || !program.ours || leader.info("in_sync_size").as_deref() == Some("2"));
-                done.store(true, Ordering::Relaxed);
-                (began.elapsed().as_secs_f64(), replica)
-            });
+            let load =
+                scope.spawn(|| load.open_while(work, RATE, || !done.load(Ordering::Relaxed)).expect("an answer"));
             let memory = scope.spawn(|| {
                 let mut most = resident;
                 while !done.load(Ordering::Relaxed) {
@@ -75,8 +68,15 @@ impl Bench {
                 }
                 most
             });
-            let meanwhile = load.open_while(work, RATE, || !done.load(Ordering::Relaxed)).expect("an answer");
-            (meanwhile, memory.join().expect("it only looks"), fill.join().expect("it only waits"))
+            // Here, and not in a thread that ends: the replica would end with it.
+            let replica = match zookeeper {
+                Some(zookeeper) if program.ours => member("replica", zookeeper),
+                _ => Server::start_replica(program, core, &leader),
+            };
+            leader.until("both are in sync", || !program.ours || leader.info("in_sync_size").as_deref() == Some("2"));
+            done.store(true, Ordering::Relaxed);
+            let filled = (began.elapsed().as_secs_f64(), replica);
+            (load.join().expect("it only asks"), memory.join().expect("it only looks"), filled)
         });
         let copied = if program.ours { 0.0 } else { leader.number("rdb_last_cow_size") };
         assert_eq!(replica.keys(), leader.keys(), "{} holds something else", replica.name);

@@ -73,9 +73,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// p50, p99 and p99.9 in µs.
+    /// p50, p99 and p99.9 in µs; NaN without latencies.
     pub fn shares_us(&self) -> [f64; 3] {
-        [0.5, 0.99, 0.999].map(|share| self.latencies.at(share) as f64 / 1e3)
+        let none = self.latencies.max == 0;
+        [0.5, 0.99, 0.999].map(|share| if none { f64::NAN } else { self.latencies.at(share) as f64 / 1e3 })
     }
 }
 

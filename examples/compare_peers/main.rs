@@ -9,6 +9,7 @@
 //!
 //! Not here: failover (`scripts/faults`).
 
+mod crosscheck;
 mod eviction;
 mod expiry;
 mod fullsync;
@@ -27,16 +28,24 @@ mod support {
 
 use std::fs;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use load::{Kind, Load, Outcome, Work};
 use report::{Report, Row};
-use server::{Program, Server, machine_ticks};
+use server::{Program, Server, fail, machine_ticks};
 
 /// Connections of every load.
 const CONNECTIONS: usize = 50;
 const DEPTHS: [usize; 3] = [1, 16, 64];
+/// Loads on keys that hold values.
+const KINDS: [Kind; 4] = [Kind::Set, Kind::Get, Kind::Mix, Kind::Mget];
+/// Bytes of all values of one pipeline in the part `sizes`; more is left out.
+const PIPELINE_BYTES_MAX: usize = 1 << 20;
+/// Sizes of values that are a bit more than the allocator's, or a bit less, and how many bytes of them a server is given.
+const VALUES: [usize; 5] = [240, 500, 880, 4090, 16_384];
+const VALUES_BYTES: u64 = 128 << 20;
 /// Busy share of other processes from which a round is marked.
 const OTHERS_MAX: f64 = 0.05;
 
@@ -47,32 +56,63 @@ struct Options {
     #[arg(long)]
     datakeeper: PathBuf,
     /// A peer, as in redis=/usr/bin/redis-server; may be repeated.
-    #[arg(long = "peer", value_name = "NAME=PATH")]
-    peers: Vec<String>,
+    #[arg(long = "peer", value_name = "NAME=PATH", value_parser = peer)]
+    peers: Vec<Program>,
     /// Rounds of each load.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = at_least_one::<usize>)]
     rounds: usize,
-    /// Seconds of each load.
-    #[arg(long, default_value_t = 1.0)]
+    /// Seconds of each load, at most 30.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
     /// Keys that loads draw from.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = at_least_one::<u64>)]
     keys: u64,
     /// Keys up to which the table grows while stalls are looked for.
-    #[arg(long, default_value_t = 16_000_000)]
+    #[arg(long, default_value_t = 16_000_000, value_parser = at_least_one::<u64>)]
     grow_to: u64,
     /// Keys that expire together, or that a replica is filled with.
-    #[arg(long, default_value_t = 5_000_000)]
+    #[arg(long, default_value_t = 5_000_000, value_parser = at_least_one::<u64>)]
     many: u64,
     /// Core of the servers.
     #[arg(long, default_value = "0")]
     core: String,
-    /// Parts to run: commands, sizes, open, memory, connections, growth, replicated, threads, expiry, eviction, fullsync. All by default.
+    /// Parts to run: commands, crosscheck, sizes, open, memory, connections, growth, replicated, threads, expiry, eviction, fullsync. All by default.
     #[arg(long = "part", value_name = "PART")]
     parts: Vec<String>,
     /// Folder for results.json and the plots.
     #[arg(long, default_value = "target/compare-peers")]
     out: PathBuf,
+}
+
+fn at_least_one<N: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<N, String> {
+    text.parse().ok().filter(|number| *number >= N::from(1)).ok_or_else(|| "a whole number from 1 on".to_string())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s| *s > 0.0 && *s <= 30.0).ok_or_else(|| "more than 0, at most 30".to_string())
+}
+
+fn peer(text: &str) -> Result<Program, String> {
+    let (name, path) = text.split_once('=').ok_or("write NAME=PATH, as in redis=/usr/bin/redis-server")?;
+    if name.is_empty() || path.is_empty() {
+        return Err("neither NAME nor PATH may be empty".to_string());
+    }
+    Ok(Program { name: name.to_string(), path: path.into(), ours: false })
+}
+
+/// The line by which a program tells its version; a failure if it is no server of the kind that it is to be.
+fn version(program: &Program) -> String {
+    let (name, path) = (&program.name, program.path.display());
+    let output = server::bound(&program.path).arg("--version").output();
+    let output = output.unwrap_or_else(|error| fail(&format!("setpriv cannot be started: {error}")));
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    let kind = if program.ours { "datakeeper " } else { "server v=" };
+    if !output.status.success() || !said.contains(kind) {
+        let said = said + &String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or("nothing");
+        fail(&format!("{name}: {path} --version does not say \"{kind}…\": {said}"));
+    }
+    said
 }
 
 /// One measurement.
@@ -94,7 +134,10 @@ impl Sample {
 fn measure(server: &Server, run: impl FnOnce() -> std::io::Result<Outcome>) -> Sample {
     let (busy, own) = (machine_ticks(), own_cpu_ns());
     let (cpu, begin) = (server.cpu_ns(), Instant::now());
-    let outcome = run().unwrap_or_else(|error| panic!("{}: {error}", server.name));
+    let outcome = run().unwrap_or_else(|error| {
+        server.check();
+        fail(&format!("{}: {error}", server.name))
+    });
     let (cpu_ns, wall) = (server.cpu_ns() - cpu, begin.elapsed());
     let now = machine_ticks();
     let ticks = (now.0 - busy.0 + now.1 - busy.1) as f64 * 1e7;
@@ -108,10 +151,14 @@ fn measure(server: &Server, run: impl FnOnce() -> std::io::Result<Outcome>) -> S
     }
 }
 
-/// CPU time of this process, ns.
+/// CPU time of this thread and of the children that were waited for, ns.
 fn own_cpu_ns() -> u64 {
-    let stat = fs::read_to_string("/proc/self/schedstat").expect("Linux");
-    stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds first")
+    let own = fs::read_to_string("/proc/self/schedstat").expect("Linux");
+    let own: u64 = own.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds first");
+    // Counted from the state, which follows the name: what user code and the kernel did for children, in ticks of 10 ms.
+    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
+    let fields = stat.rsplit(')').next().expect("the name is in brackets").split_whitespace();
+    own + fields.skip(13).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10_000_000
 }
 
 /// The name of a part, and what runs it.
@@ -135,11 +182,22 @@ impl Bench {
     /// Alternated rounds of one load over all servers; the rows of the table.
     fn rounds(&mut self, part: &str, label: &str, servers: &[Server], loads: &mut [Load], works: &[Work]) {
         let time = self.time();
+        self.alternate(part, label, servers, |i| loads[i].closed(works[i], time));
+    }
+
+    /// The same of whatever loads a server, which is told by its place.
+    fn alternate(
+        &mut self,
+        part: &str,
+        label: &str,
+        servers: &[Server],
+        mut run: impl FnMut(usize) -> std::io::Result<Outcome>,
+    ) {
         let mut samples: Vec<Vec<Sample>> = servers.iter().map(|_| Vec::new()).collect();
         for round in 0..self.options.rounds {
             for turn in 0..servers.len() {
                 let i = (round + turn) % servers.len();
-                samples[i].push(measure(&servers[i], || loads[i].closed(works[i], time)));
+                samples[i].push(measure(&servers[i], || run(i)));
             }
         }
         let calm: Vec<usize> =
@@ -158,9 +216,9 @@ impl Bench {
                 cpu_ns: column(i, &Sample::cpu_per_op),
                 per_second: column(i, &|s| s.operations / s.seconds),
                 busy: column(i, &|s| s.cpu_ns / 1e9 / s.seconds),
-                p50_us: column(i, &|s| s.outcome.latencies.at(0.5) as f64 / 1e3),
-                p99_us: column(i, &|s| s.outcome.latencies.at(0.99) as f64 / 1e3),
-                p999_us: column(i, &|s| s.outcome.latencies.at(0.999) as f64 / 1e3),
+                p50_us: column(i, &|s| s.outcome.shares_us()[0]),
+                p99_us: column(i, &|s| s.outcome.shares_us()[1]),
+                p999_us: column(i, &|s| s.outcome.shares_us()[2]),
             };
             self.report.add(row);
         }
@@ -184,11 +242,23 @@ impl Bench {
         let keys = self.options.keys;
         Bench::fill(&mut loads, keys, 100);
         for depth in DEPTHS {
-            for kind in [Kind::Set, Kind::Get, Kind::Mix, Kind::Mget, Kind::Incr] {
+            for kind in KINDS {
                 let work = Work::new(kind, depth, keys, 100);
                 let label = format!("{}, P={depth}", kind.name());
                 self.rounds("commands", &label, &servers, &mut loads, &vec![work; servers.len()]);
             }
+        }
+        // Counters on servers that hold nothing else; each is made beforehand, so that no round makes keys.
+        drop((servers, loads));
+        let servers = self.start_all();
+        let mut loads = Bench::loads(&servers);
+        for load in &mut loads {
+            load.fill(Work::new(Kind::Incr, 64, keys, 0), 0, keys).expect("the server takes writes");
+        }
+        for depth in DEPTHS {
+            let work = Work::new(Kind::Incr, depth, keys, 0);
+            let label = format!("INCR, P={depth}");
+            self.rounds("commands", &label, &servers, &mut loads, &vec![work; servers.len()]);
         }
     }
 
@@ -198,10 +268,15 @@ impl Bench {
             let mut loads = Bench::loads(&servers);
             let keys = keys.min(self.options.keys);
             Bench::fill(&mut loads, keys, value_bytes);
-            for (kind, depth) in [(Kind::Set, 1), (Kind::Get, 1), (Kind::Set, 16), (Kind::Get, 16)] {
-                let work = Work::new(kind, depth, keys, value_bytes);
-                let label = format!("{} of {value_bytes} B, P={depth}", kind.name());
-                self.rounds("sizes", &label, &servers, &mut loads, &vec![work; servers.len()]);
+            for depth in DEPTHS {
+                for kind in KINDS {
+                    let values = if kind == Kind::Mget { 10 * depth } else { depth };
+                    if values * value_bytes <= PIPELINE_BYTES_MAX {
+                        let work = Work::new(kind, depth, keys, value_bytes);
+                        let label = format!("{} of {value_bytes} B, P={depth}", kind.name());
+                        self.rounds("sizes", &label, &servers, &mut loads, &vec![work; servers.len()]);
+                    }
+                }
             }
         }
     }
@@ -229,30 +304,56 @@ impl Bench {
         self.report.table("open", &title, &["p50", "p99", "p99.9"], lines);
     }
 
-    /// Bytes per key at several sizes of the table, because tables grow in steps.
+    /// Bytes per key at several sizes of the table, because tables grow in steps; and of values where the allocator's steps are wide.
     fn memory(&mut self) {
+        let keys = self.options.keys;
+        let counts: Vec<u64> = (6..=13).map(|n| n * keys / 10).collect();
         for value_bytes in [32, 100] {
-            let mut lines = Vec::new();
+            let [mut used, mut resident] = [Vec::new(), Vec::new()];
             for program in &self.programs {
-                let server = Server::start(program, &self.options.core);
-                let (used_before, resident_before) = (server.used_memory(), server.resident() as f64);
-                let mut load = Load::connect(&server.addrs(), CONNECTIONS).expect("connections");
-                let (mut per_key, mut resident) = (Vec::new(), Vec::new());
-                let mut from = 0;
-                for upto in (6..=13).map(|n| n * self.options.keys / 10) {
-                    let work = Work::new(Kind::Set, 64, upto, value_bytes);
-                    load.fill(work, from, upto).expect("the server takes writes");
-                    from = upto;
-                    per_key.push((server.used_memory() - used_before) / upto as f64);
-                    resident.push((server.resident() as f64 - resident_before) / upto as f64);
+                let per_key = self.bytes_per_key(program, value_bytes, &counts);
+                for (lines, which) in [(&mut used, 0), (&mut resident, 1)] {
+                    let mut figures: Vec<f64> = per_key.iter().map(|bytes| bytes[which]).collect();
+                    figures.insert(0, figures.iter().sum::<f64>() / figures.len() as f64);
+                    lines.push((program.name.clone(), figures));
                 }
-                let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
-                lines.push((server.name.clone(), vec![mean(&per_key), mean(&resident)]));
             }
-            let keys = self.options.keys;
-            let title = format!("Bytes per key, 16 + {value_bytes} B, mean over 0.6 to 1.3 times {keys} keys");
-            self.report.table("memory", &title, &["used_memory", "resident"], lines);
+            let names: Vec<String> = counts.iter().map(|count| format!("{count} keys")).collect();
+            let columns: Vec<&str> = ["mean"].into_iter().chain(names.iter().map(String::as_str)).collect();
+            for (lines, what) in [(used, "used_memory"), (resident, "resident")] {
+                let title = format!("Bytes per key, 16 + {value_bytes} B, by the number of keys: {what}");
+                self.report.table("memory", &title, &columns, lines);
+            }
         }
+        let per_value = |program: &Program| {
+            let of = |value_bytes: usize| {
+                let count = (VALUES_BYTES / (16 + value_bytes as u64)).min(keys);
+                self.bytes_per_key(program, value_bytes, &[count])[0]
+            };
+            (program.name.clone(), VALUES.into_iter().flat_map(of).collect())
+        };
+        let lines = self.programs.iter().map(per_value).collect();
+        let names: Vec<String> =
+            VALUES.iter().flat_map(|bytes| [format!("{bytes} B, used"), format!("{bytes} B, resident")]).collect();
+        let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+        let title = format!("Bytes per key of 16 B by the size of its value, {} MiB of these", VALUES_BYTES >> 20);
+        self.report.table("memory", &title, &columns, lines);
+    }
+
+    /// What a fresh server uses and has resident per key, at each of these numbers of keys in turn.
+    fn bytes_per_key(&self, program: &Program, value_bytes: usize, counts: &[u64]) -> Vec<[f64; 2]> {
+        let server = Server::start(program, &self.options.core);
+        let memory = || [server.used_memory(), server.resident() as f64];
+        let before = memory();
+        let mut load = Load::connect(&server.addrs(), CONNECTIONS).expect("connections");
+        let mut from = 0;
+        let mut grow = |upto: u64| {
+            load.fill(Work::new(Kind::Set, 64, upto, value_bytes), from, upto).expect("the server takes writes");
+            from = upto;
+            let now = memory();
+            [0, 1].map(|i| (now[i] - before[i]) / upto as f64)
+        };
+        counts.iter().map(|upto| grow(*upto)).collect()
     }
 
     fn connections(&mut self) {
@@ -327,14 +428,16 @@ impl Bench {
 fn main() {
     let options = Options::parse();
     let ours = Program { name: "datakeeper".to_string(), path: options.datakeeper.clone(), ours: true };
-    let peers = options.peers.iter().map(|peer| {
-        let (name, path) = peer.split_once('=').expect("--peer NAME=PATH");
-        Program { name: name.to_string(), path: path.into(), ours: false }
-    });
-    let programs: Vec<Program> = [ours].into_iter().chain(peers).collect();
+    let programs: Vec<Program> = [ours].into_iter().chain(options.peers.iter().cloned()).collect();
+    for (i, program) in programs.iter().enumerate() {
+        if programs[..i].iter().any(|other| other.name == program.name) {
+            fail(&format!("two servers have the name {}", program.name));
+        }
+    }
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
-    let parts: [Part; 11] = [
+    let parts: [Part; 12] = [
         ("commands", Bench::commands),
+        ("crosscheck", Bench::crosscheck),
         ("sizes", Bench::sizes),
         ("open", Bench::open),
         ("memory", Bench::memory),
@@ -347,20 +450,20 @@ fn main() {
         ("fullsync", Bench::fullsync),
     ];
     if let Some(unknown) = options.parts.iter().find(|name| parts.iter().all(|(part, _)| part != name)) {
-        eprintln!("there is no part {unknown}");
-        std::process::exit(2);
+        fail(&format!("there is no part {unknown}"));
     }
     let parts: Vec<_> = parts.into_iter().filter(|(part, _)| wanted(part)).collect();
-    let mut bench = Bench { programs, report: Report::new(), options };
-    for program in &bench.programs {
-        let version = std::process::Command::new(&program.path).arg("--version").output().expect("it can be run");
-        println!("{}: {}", program.name, String::from_utf8_lossy(&version.stdout).trim());
+    if let Err(error) = fs::create_dir_all(&options.out) {
+        fail(&format!("--out {}: {error}", options.out.display()));
     }
+    for program in &programs {
+        println!("{}: {}", program.name, version(program));
+    }
+    let mut bench = Bench { programs, report: Report::new(), options };
     for (name, run) in parts {
         println!("\n## {name}\n");
         run(&mut bench);
     }
-    fs::create_dir_all(&bench.options.out).expect("a folder for the results");
     bench.report.write(&bench.options.out).expect("the results can be written");
     println!("\nresults and plots: {}", bench.options.out.display());
 }

@@ -70,6 +70,11 @@ pub struct Report {
     tables: Vec<Table>,
 }
 
+/// A figure, or a dash if there is none.
+fn figure(value: f64, digits: usize) -> String {
+    if value.is_nan() { "–".to_string() } else { format!("{value:.digits$}") }
+}
+
 /// The middle one.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -117,10 +122,10 @@ impl Report {
             let [p99, ..] = ratio(&ours.p99_us, &row.p99_us);
             let ratios = match i {
                 0 => [String::new(), String::new(), String::new()],
-                _ => [format!("{cpu:.2} ({least:.2}–{most:.2})"), format!("{speed:.2}"), format!("{p99:.2}")],
+                _ => [format!("{cpu:.2} ({least:.2}–{most:.2})"), format!("{speed:.2}"), figure(p99, 2)],
             };
             println!(
-                "| {} | {} | {:.0} | {} | {:.0} | {} | {:.2} | {:.0} | {:.0} | {:.0} | {} | {}/{} |",
+                "| {} | {} | {:.0} | {} | {:.0} | {} | {:.2} | {} | {} | {} | {} | {}/{} |",
                 row.label,
                 row.server,
                 median(&row.cpu_ns),
@@ -128,9 +133,9 @@ impl Report {
                 median(&row.per_second),
                 ratios[1],
                 median(&row.busy),
-                median(&row.p50_us),
-                median(&row.p99_us),
-                median(&row.p999_us),
+                figure(median(&row.p50_us), 0),
+                figure(median(&row.p99_us), 0),
+                figure(median(&row.p999_us), 0),
                 ratios[2],
                 row.calm,
                 row.rounds,
@@ -142,8 +147,7 @@ impl Report {
     pub fn table(&mut self, part: &str, title: &str, columns: &[&str], lines: Vec<(String, Vec<f64>)>) {
         println!("\n{title}\n\n| server | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
         for (server, figures) in &lines {
-            let figures: Vec<String> =
-                figures.iter().map(|f| if f.is_nan() { "–".to_string() } else { format!("{f:.2}") }).collect();
+            let figures: Vec<String> = figures.iter().map(|f| figure(*f, 2)).collect();
             println!("| {server} | {} |", figures.join(" | "));
         }
         println!();

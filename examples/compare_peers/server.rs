@@ -1,8 +1,13 @@
 //! Servers under test: started on free ports of loopback, on one core, and asked by their pid what they took.
+//!
+//! All children are started by the main thread: the kernel kills them when the thread that started them ends, so none outlives this program,
+//! however it ends.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +26,8 @@ pub struct Server {
     pub name: String,
     pub addr: SocketAddr,
     child: Child,
+    /// What it wrote to stdout and stderr: a file without a name.
+    log: File,
     /// Only threads whose name begins so count; empty for all.
     threads: String,
     /// Another one that shares its load; what that takes counts, too.
@@ -32,11 +39,32 @@ fn free_port() -> u16 {
     listener.local_addr().expect("it is bound").port()
 }
 
+/// Ends everything with one line: this program and its children.
+pub fn fail(message: &str) -> ! {
+    eprintln!("compare_peers: {}", message.trim_end());
+    std::process::exit(2)
+}
+
+/// A command that ends no later than the thread that starts it.
+pub fn bound(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null());
+    command
+}
+
 /// A command that runs on one core.
 fn on_core(core: &str, path: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", core]).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = bound("taskset");
+    command.args(["-c", core]).arg(path);
     command
+}
+
+/// A file that nobody else finds and that is gone with its last descriptor.
+fn nameless(port: u16) -> io::Result<File> {
+    let path = std::env::temp_dir().join(format!("compare-peers-{}-{port}.log", std::process::id()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 impl Server {
@@ -94,7 +122,7 @@ impl Server {
         command.args(["local", "--nodes", "3", "--port", &port.to_string(), "--admin-port", "0"]);
         let server = Server::run(&program.name, command, port, "n1/");
         server.wait_for_writes();
-        until("three nodes are in sync", || server.info("in_sync_size").as_deref() == Some("3"));
+        server.until("three nodes are in sync", || server.info("in_sync_size").as_deref() == Some("3"));
         server
     }
 
@@ -105,22 +133,46 @@ impl Server {
         peer_arguments(&mut command, port);
         command.args(["--replicaof", "127.0.0.1", &of.addr.port().to_string()]);
         let server = Server::run(&program.name, command, port, "");
-        until("the replica is in sync", || server.info("master_link_status").as_deref() == Some("up"));
+        server.until("the replica is in sync", || server.info("master_link_status").as_deref() == Some("up"));
         server
     }
 
     fn run(name: &str, mut command: Command, port: u16, threads: &str) -> Server {
-        let child = command.spawn().expect("taskset and the server can be started");
+        let log = nameless(port).expect("a file for what the server says");
+        let output = || log.try_clone().expect("another descriptor");
+        command.stdout(output()).stderr(output());
+        let child = command.spawn().unwrap_or_else(|error| fail(&format!("setpriv cannot be started: {error}")));
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let server = Server { name: name.to_string(), addr, child, threads: threads.to_string(), companion: None };
-        until("the server answers", || server.ask("PING").is_ok_and(|reply| reply.starts_with("+PONG")));
+        let (name, threads) = (name.to_string(), threads.to_string());
+        let server = Server { name, addr, child, log, threads, companion: None };
+        server.until("it answers", || server.ask("PING").is_ok_and(|reply| reply.starts_with("+PONG")));
         // Whoever answers has to be the one that was started.
         assert_eq!(server.info("process_id"), Some(server.child.id().to_string()), "another server on port {port}");
         server
     }
 
+    /// Waits for something that this server does, and fails as soon as it has ended.
+    pub fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        until(&format!("{}: {what}", self.name), || {
+            self.check();
+            is_so()
+        });
+    }
+
+    /// Fails with what the server said if it has ended.
+    pub fn check(&self) {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("nobody has waited for it");
+        if !stat.contains(") Z ") {
+            return;
+        }
+        let mut said = vec![0; 64 << 10];
+        let len = self.log.read_at(&mut said, 0).expect("it can be read");
+        let said = String::from_utf8_lossy(&said[..len]);
+        fail(&format!("{} has ended; it said: {said}", self.name));
+    }
+
     pub fn wait_for_writes(&self) {
-        until("it takes writes", || self.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
+        self.until("it takes writes", || self.ask("SET probe 1").is_ok_and(|reply| reply.starts_with("+OK")));
     }
 
     /// One inline request, and the first line of its reply; of a bulk all of it.
@@ -205,12 +257,13 @@ fn peer_arguments(command: &mut Command, port: u16) {
     command.args(["--daemonize", "no", "--maxclients", "11000", "--protected-mode", "no"]);
 }
 
-/// # Panics
-/// If it does not come to that.
-pub fn until(what: &str, is_so: impl Fn() -> bool) {
+/// Waits until it is so, and fails if it does not come to that.
+fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        if Instant::now() > deadline {
+            fail(&format!("waited in vain until {what}"));
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
