@@ -137,6 +137,15 @@ impl Node {
         self.wait("registration", |e| (*e == want).then_some(())).await;
     }
 
+    /// What is told that the service refuses, or that it does not any more.
+    async fn wait_hindered(&mut self) -> Option<String> {
+        self.wait("hindrance", |e| match e {
+            CoordEvent::Hindered { reason } => Some(reason.clone()),
+            _ => None,
+        })
+        .await
+    }
+
     async fn wait_duplicate(&mut self) -> String {
         self.wait("duplicate node", |e| match e {
             CoordEvent::DuplicateNode { holder } => Some(holder.clone()),
@@ -646,6 +655,61 @@ async fn a_chroot_that_exists_is_enough_where_the_rest_is_read_only() {
     assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0));
     assert!(admin.check_stat("/shop/c1/groups/0/state").await.unwrap().is_some());
     assert!(admin.check_stat("/datakeeper").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_locked_chroot_is_named_and_used_once_it_is_open() {
+    let Some(server) = Server::start() else { return };
+    let mut service = Service::ZooKeeper(server);
+    let address = server_of(&mut service).address();
+    let owner = zk::Client::connector().with_auth("digest", b"owner:secret").connect(&address);
+    let owner = timeout(DEADLINE, owner).await.expect("an answer").expect("a session");
+    owner.create("/shop", b"", &zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all())).await.unwrap();
+    let mut node = connect_to(format!("{address}/shop"), LONG_SESSION, None);
+    node.submit(bootstrap("n1", 1));
+    let reason = node.wait_hindered().await.expect("a reason");
+    assert!(reason.contains("refuses access to /shop/c1: its ACL") && reason.contains("zookeeper.auth"), "{reason}");
+    owner.set_acl("/shop", &zk::Acls::anyone_all(), None).await.unwrap();
+    assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0));
+    assert_eq!(node.wait_hindered().await, None);
+}
+
+#[tokio::test]
+async fn credentials_that_do_not_fit_are_named_with_what_they_do_not_open() {
+    let Some(server) = Server::start() else { return };
+    let service = Service::ZooKeeper(server);
+    let mut founder = service.connect_with(LONG_SESSION, Some("digest keeper:secret"));
+    founder.submit(bootstrap("n1", 1));
+    assert_eq!(founder.wait_resolved(1).await.0, CasOutcome::Won(0));
+    for (auth, path) in [(Some("digest keeper:other"), "/datakeeper/c1/"), (None, "/datakeeper/c1/")] {
+        let mut node = service.connect_with(LONG_SESSION, auth);
+        let reason = node.wait_hindered().await.expect("a reason");
+        assert!(reason.contains("refuses access to") && reason.contains(path), "{reason}");
+    }
+    let mut node = service.connect_with(LONG_SESSION, Some("no-such-scheme keeper:secret"));
+    let reason = node.wait_hindered().await.expect("a reason");
+    assert!(reason.contains("does not accept zookeeper.auth"), "{reason}");
+}
+
+#[tokio::test]
+async fn servers_that_are_not_one_ensemble_get_no_cluster() {
+    let (Some(a), Some(b)) = (Server::start(), Server::start()) else { return };
+    let mut servers = [Service::ZooKeeper(a), Service::ZooKeeper(b)];
+    let addresses = servers.each_mut().map(|server| server_of(server).address());
+    let both = [addresses.join(","), format!("{},{}", addresses[1], addresses[0])];
+    let mut nodes = both.map(|connect| connect_to(connect, LONG_SESSION, None));
+    for (i, node) in nodes.iter_mut().enumerate() {
+        node.submit(register(&format!("n{i}"), 1, 7 + i as u128, 5));
+        node.wait_registered(7 + i as u128).await;
+        node.submit(bootstrap(&format!("n{i}"), 1 + i as u128));
+        let reason = node.wait_hindered().await.expect("a reason");
+        assert!(reason.contains("names servers that are not one ensemble"), "{reason}");
+        assert!(addresses.iter().any(|address| reason.contains(address.as_str())), "{reason}");
+    }
+    for server in &mut servers {
+        let witness = raw_client(server, LONG_SESSION).await;
+        assert_eq!(witness.check_stat("/datakeeper/c1/groups/0/state").await.unwrap(), None);
+    }
 }
 
 #[tokio::test]

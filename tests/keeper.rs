@@ -7,8 +7,9 @@ mod support;
 
 use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
+use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{KeeperConfig, Next, ReadMode};
+use datakeeper::keeper::{Event, KeeperConfig, Next, ReadMode};
 use datakeeper::shell::coordination::model::Model;
 use support::world::{World, three, three_tuned, world};
 
@@ -23,6 +24,24 @@ fn a_founder_leads_alone_and_learners_are_filled_and_taken_in() {
         assert_eq!(world.ask(i, &["GET", "before49"]), "$1\r\nx\r\n");
     }
     assert_eq!(world.ask(1, &["SET", "foo", "v"]), "-MOVED 12182 client:0\r\n");
+}
+
+#[test]
+fn what_the_coordination_service_refuses_stands_in_status_until_it_does_not_any_more() {
+    let mut world = World::new(1);
+    world.unserve(&[0]);
+    world.start(0);
+    let tell = |world: &mut World, reason: Option<&str>| {
+        let reason = reason.map(str::to_owned);
+        world.event(0, Event::Coord(Box::new(CoordEvent::Hindered { reason })));
+        world.keeper(0).status(world.now())
+    };
+    let status = tell(&mut world, Some("ZooKeeper refuses access to /shop"));
+    assert_eq!(status.role, "starting");
+    assert_eq!(status.warnings[0], "hindered: ZooKeeper refuses access to /shop");
+    assert!(world.notices().iter().any(|n| n.contains("hinders this node: ZooKeeper refuses access to /shop")));
+    let status = tell(&mut world, None);
+    assert!(!status.warnings.iter().any(|warning| warning.contains("hindered")), "{:?}", status.warnings);
 }
 
 #[test]

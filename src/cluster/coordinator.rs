@@ -76,6 +76,11 @@ pub enum CoordEvent {
         /// For the log.
         reason: String,
     },
+    /// The service refuses what this node needs of it; an operator has to mend that. Tried again meanwhile.
+    Hindered {
+        /// What it refuses, and what to do; none once it does not any more.
+        reason: Option<String>,
+    },
     /// The registration with this copy and this `empty` flag is confirmed.
     Registered {
         /// Its copy.

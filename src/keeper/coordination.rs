@@ -59,6 +59,13 @@ impl Keeper {
                 self.ask_leader(Wish::Decline, fx);
                 fx.push(Notice::warn(format!("no contact to the coordination service: {reason}")));
             }
+            CoordEvent::Hindered { reason } => {
+                match &reason {
+                    Some(reason) => fx.push(Notice::error(format!("the coordination service hinders this node: {reason}"))),
+                    None => fx.push(Notice::info("the coordination service does not hinder this node any more")),
+                }
+                self.hindrance = reason;
+            }
             CoordEvent::Registered { copy, empty } => {
                 self.registered = Some((copy, empty));
                 self.on_registered(fx);

@@ -246,6 +246,8 @@ pub struct Keeper {
     coordinator_up: bool,
     /// Since when there is no contact to the coordination service, or there is.
     coordinator_since: Boot,
+    /// What the coordination service refuses until an operator has looked.
+    hindrance: Option<String>,
     pending: Option<Pending>,
     /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
     wipe_due: Option<Boot>,
@@ -396,6 +398,7 @@ impl Keeper {
             nodes: Vec::new(),
             coordinator_up: false,
             coordinator_since: now.boot,
+            hindrance: None,
             pending: None,
             wipe_due: None,
             wipe_confirming: false,

@@ -332,6 +332,12 @@ impl Reader {
         keys.iter().any(|key| self.refused.contains(key))
     }
 
+    /// What a layer gave, good or not; for a reason that depends on it.
+    #[must_use]
+    pub fn value(&self, path: &str) -> Option<&Given> {
+        self.given.get(path).map(|(_, given)| given)
+    }
+
     /// Reads a key: `parse` answers none for a value that does not fit `wanted`.
     ///
     /// # Panics

@@ -24,6 +24,7 @@ use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
 use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, LogLevel, MAX_MEMORY_MAX, Settings};
+use crate::shell::coordination::zookeeper;
 use crate::store::Eviction;
 use layers::{Key, Reader};
 
@@ -626,12 +627,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         total_loss: reader.choice("total_loss", TOTAL_LOSS_WORDS, timing.total_loss),
         coordination: reader.choice("coordination", Coordination::WORDS, coordination_default),
         zookeeper: ZooKeeper {
-            connect: reader.read(
-                "zookeeper.connect",
-                "host:port,host:port with an optional /chroot at the end",
-                "127.0.0.1:2181".into(),
-                |given| given.text().filter(|text| is_connect_string(text)).map(str::to_string),
-            ),
+            connect: connect_string(reader),
             session_timeout_ms: reader.number("zookeeper.session_timeout_ms", 200..=600_000, 6_000),
             auth: reader.read("zookeeper.auth", "scheme:credentials, as in digest:user:password", None, |given| {
                 let (scheme, credentials) = given.text()?.split_once(':')?;
@@ -789,10 +785,14 @@ fn is_host_port(text: &str) -> bool {
     port_fits && (named || text.parse::<SocketAddr>().is_ok())
 }
 
-fn is_connect_string(text: &str) -> bool {
-    let (hosts, chroot) = text.split_once('/').map_or((text, None), |(hosts, path)| (hosts, Some(path)));
-    let component = |name: &str| !matches!(name, "" | "." | "..") && !name.chars().any(|c| c.is_control() || c == ' ');
-    hosts.split(',').all(is_host_port) && chroot.is_none_or(|path| path.split('/').all(component))
+fn connect_string(reader: &mut Reader) -> String {
+    const WANTED: &str = "host:port,host:port with an optional /chroot at the end";
+    let given = reader.value("zookeeper.connect").and_then(Given::text);
+    let wrong = given.and_then(|text| zookeeper::check_connect(text).err());
+    let wanted = wrong.map_or(WANTED.to_owned(), |wrong| format!("{WANTED}; {wrong}"));
+    reader.read("zookeeper.connect", &wanted, "127.0.0.1:2181".into(), |given| {
+        given.text().filter(|text| zookeeper::check_connect(text).is_ok()).map(str::to_string)
+    })
 }
 
 /// Reads a secret from its own key or from the file that the other key names, whichever a later layer gave.

@@ -25,6 +25,13 @@ fn defaults() -> Config {
 }
 
 #[test]
+fn a_connect_string_that_can_be_read_in_two_ways_is_an_error_of_its_key_with_what_to_write() {
+    let errors = resolve("zookeeper: {connect: \"a:1/x,b:1/x\"}", &[]).unwrap_err();
+    assert!(errors.starts_with("f.yml: zookeeper.connect: \"a:1/x,b:1/x\": want host:port,host:port"), "{errors}");
+    assert!(errors.ends_with("write \"a:1,b:1/x\"") && errors.lines().count() == 1, "{errors}");
+}
+
+#[test]
 fn defaults_are_the_documented_ones() {
     let config = defaults();
     assert_eq!(config.node_name.as_str(), "host-6379");
@@ -134,7 +141,7 @@ log: [info]
         "f.yml: node_name: \"a/b\": want 1..=64 of",
         "f.yml: advertise: \"0.0.0.0:1\": want HOST:PORT",
         "f.yml: threads: 0: want auto or a whole number in 1..=256",
-        "f.yml: zookeeper.connect: \"127.0.0.1\": want host:port,host:port",
+        "f.yml: zookeeper.connect: \"127.0.0.1\": want host:port,host:port with an optional /chroot at the end; \"127.0.0.1\" is not host:port",
         "f.yml: zookeeper.session_timeout_ms: 10: want a whole number in 200..=600000",
         "f.yml: replication.min_in_sync: 0: want auto or a whole number in 1..=1000",
         "f.yml: replication.heartbeat_ms: -5: want a whole number in 1..=600000",

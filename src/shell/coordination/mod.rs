@@ -48,6 +48,8 @@ pub enum CoordError {
     Thread(String),
     /// No definite answer, the request may or may not have happened: the coordinator itself tries again in the same session.
     Unknown(String),
+    /// The service refuses, and will until an operator has changed something: tried again, and told.
+    Refused(String),
     /// The session is over: the coordinator itself builds a new one.
     SessionOver(String),
 }
@@ -57,7 +59,7 @@ impl fmt::Display for CoordError {
         match self {
             CoordError::Config(what) => write!(f, "coordination settings: {what}"),
             CoordError::Thread(what) => write!(f, "coordination thread: {what}"),
-            CoordError::Unknown(what) | CoordError::SessionOver(what) => f.write_str(what),
+            CoordError::Unknown(what) | CoordError::Refused(what) | CoordError::SessionOver(what) => f.write_str(what),
         }
     }
 }

@@ -35,10 +35,12 @@ use zookeeper_client as zk;
 use super::{CoordError, Coordinator, Events};
 use crate::base::jitter::Jitter;
 use crate::cluster::coordinator::{CoordEvent, CoordRequest};
+use ensemble::Ensemble;
 use paths::Paths;
 use requests::Name;
 use session::Session;
 
+mod ensemble;
 mod paths;
 mod requests;
 mod session;
@@ -73,6 +75,14 @@ impl fmt::Debug for Options {
     }
 }
 
+/// Whether a connect string can be understood, and only in one way.
+///
+/// # Errors
+/// What is wrong, and what to write instead.
+pub fn check_connect(connect: &str) -> Result<(), String> {
+    paths::split(connect).map(|_| ())
+}
+
 /// One node's access to ZooKeeper.
 pub struct ZooKeeper {
     requests: mpsc::UnboundedSender<CoordRequest>,
@@ -103,15 +113,14 @@ impl ZooKeeper {
         let (stop, mut stopping) = watch::channel(false);
         let ended = Arc::new(Ended::default());
         let mut supervisor = Supervisor {
-            hosts,
+            ensemble: Ensemble { hosts, auth, session_timeout: options.session_timeout },
             paths,
-            auth,
-            session_timeout: options.session_timeout,
             events,
             requests: requested,
             front: None,
             name: Name::default(),
             is_down: false,
+            hindrance: None,
             client: None,
             jitter: Jitter::new(seed),
         };
@@ -149,10 +158,8 @@ impl Coordinator for ZooKeeper {
 
 /// What outlives sessions.
 struct Supervisor {
-    hosts: String,
+    ensemble: Ensemble,
     paths: Paths,
-    auth: Option<(String, String)>,
-    session_timeout: Duration,
     events: Events,
     requests: mpsc::UnboundedReceiver<CoordRequest>,
     /// The request that is being carried out. Leaves only when its answer is known.
@@ -160,6 +167,8 @@ struct Supervisor {
     name: Name,
     /// Whether the node was told that contact is lost, and not yet that it is back.
     is_down: bool,
+    /// What ZooKeeper refuses, as the node was told.
+    hindrance: Option<String>,
     /// Another handle on the client of the present session, to close it by.
     client: Option<zk::Client>,
     jitter: Jitter,
@@ -182,6 +191,9 @@ impl Supervisor {
                 }
                 Err(reason) => reason,
             };
+            if let CoordError::Refused(what) = &reason {
+                self.tell_hindrance(Some(what.clone()));
+            }
             self.tell_down(&reason);
             self.pause(failures).await;
             failures += 1;
@@ -189,21 +201,8 @@ impl Supervisor {
     }
 
     async fn connect(&mut self) -> Result<Session, CoordError> {
-        let connection_timeout = CONNECTION_TIMEOUT.min(self.session_timeout * 2 / 5);
-        let mut connector = zk::Client::connector()
-            .with_session_timeout(self.session_timeout)
-            .with_connection_timeout(connection_timeout)
-            .with_fail_eagerly();
-        if let Some((scheme, credentials)) = &self.auth {
-            connector = connector.with_auth(scheme, credentials.as_bytes());
-        }
-        let attempt = timeout(self.session_timeout.max(PATIENCE), connector.connect(&self.hosts)).await;
-        let client = match attempt {
-            Ok(Ok(client)) => client,
-            Ok(Err(e)) => return Err(CoordError::SessionOver(format!("{} cannot be reached: {e}", self.hosts))),
-            Err(_) => return Err(CoordError::SessionOver(format!("{} does not answer", self.hosts))),
-        };
-        let acls = if self.auth.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() };
+        let client = self.ensemble.connect(&self.ensemble.hosts).await?;
+        let acls = if self.ensemble.auth.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() };
         let mut session = Session::new(client.clone(), self.paths.clone(), acls, self.events.clone());
         session.prepare().await?;
         self.client = Some(client);
@@ -220,7 +219,15 @@ impl Supervisor {
                 return over;
             }
             match self.step(session).await {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    self.tell_hindrance(None);
+                }
+                Err(CoordError::Refused(what)) => {
+                    self.tell_hindrance(Some(what));
+                    self.pause(failures).await;
+                    failures += 1;
+                }
                 Err(CoordError::Unknown(what)) => {
                     if failures == 0 {
                         debug!("ZooKeeper: {what}; trying again");
@@ -259,6 +266,12 @@ impl Supervisor {
             self.front = self.requests.try_recv().ok();
         }
         if let Some(request) = &self.front {
+            if let CoordRequest::Bootstrap { want, .. } = request {
+                let (path, entry) = session.own_entry(&want.leader.id).await?;
+                if let Some(entry) = entry {
+                    self.ensemble.check_is_one(&path, &entry).await?;
+                }
+            }
             session.carry_out(request, &mut self.name).await?;
             self.front = None;
         } else if self.name.is_due() {
@@ -291,6 +304,14 @@ impl Supervisor {
         if !std::mem::replace(&mut self.is_down, true) {
             warn!("ZooKeeper: {reason}");
             let _ = self.events.send(CoordEvent::SessionDown { reason: reason.to_string() });
+        }
+    }
+
+    /// Tells what an operator has to mend, or that it is mended.
+    fn tell_hindrance(&mut self, hindrance: Option<String>) {
+        if self.hindrance != hindrance {
+            self.hindrance.clone_from(&hindrance);
+            let _ = self.events.send(CoordEvent::Hindered { reason: hindrance });
         }
     }
 

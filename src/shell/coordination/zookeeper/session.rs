@@ -164,6 +164,14 @@ impl Session {
         let _ = self.events.send(event);
     }
 
+    /// Where a node's entry stands, and what it holds; read after a `sync`.
+    pub async fn own_entry(&self, id: &NodeId) -> Result<(String, Option<Vec<u8>>), CoordError> {
+        self.sync().await?;
+        let path = self.paths.node(id);
+        let found = self.get(&path).await?;
+        Ok((path, found.map(|(bytes, _)| bytes)))
+    }
+
     // ---- operations: one at a time, each with a cap ----
 
     /// Waits for one operation. The outer error means that its outcome is unknown, the inner one that it did not happen.
@@ -453,7 +461,7 @@ fn refusal(error: &zk::Error) -> Option<Refusal> {
 }
 
 /// Whether an error ends the session. Everything else leaves the outcome open: also what we do not know, and what did not happen
-/// but may the next time, such as a lack of rights.
+/// but may the next time.
 fn classify(path: &str, error: &zk::Error) -> CoordError {
     match error {
         zk::Error::SessionExpired
@@ -461,6 +469,10 @@ fn classify(path: &str, error: &zk::Error) -> CoordError {
         | zk::Error::AuthFailed
         | zk::Error::ClientClosed
         | zk::Error::NoHosts => CoordError::SessionOver(error.to_string()),
+        zk::Error::NoAuth => CoordError::Refused(format!(
+            "ZooKeeper refuses access to {path}: its ACL gives no right to this node's zookeeper.auth. Set zookeeper.auth as the other nodes \
+             have it, or change the ACL of {path}"
+        )),
         _ => CoordError::Unknown(format!("{path}: {error}")),
     }
 }
