@@ -8,8 +8,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::client::{Client, Reply};
-use support::cluster::{Calm, Cluster, Process, alone};
+use support::client::{Client, Reply, http_get};
+use support::cluster::{Calm, Cluster, Node, PATIENCE, Process, alone, wait_until_whole};
+use support::eventually;
+use support::zookeeper::ZooKeeper;
 
 /// Connections per kind of offence at a time. Each may make the node hold what it has sent, up to 64 KiB: many more of them would
 /// be more than the bound without anything being wrong.
@@ -173,4 +175,71 @@ fn wrong_commands_are_answered_and_the_connection_lives() {
     client.send(b"\r\n\r\nPING\r\n").expect("the connection lives");
     assert_eq!(client.receive().expect("a reply").text(), "PONG");
     cluster.finish(&[]);
+}
+
+#[test]
+fn idle_clients_leave_files_to_links_zookeeper_and_operators() {
+    let _alone = alone();
+    let Some(mut zookeeper) = ZooKeeper::start() else { return };
+    let address = zookeeper.address();
+    let mut nodes: Vec<Node> = ["n1", "n2"].map(|name| Node::new(name, &address, &[])).into();
+    for node in &mut nodes {
+        node.process.set_open_files(164);
+        node.process.start();
+    }
+    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
+    let (leader, _) = wait_until_whole(&addrs);
+    let maximum = Reply::Array(vec![Reply::Bulk(b"maxclients".to_vec()), Reply::Bulk(b"64".to_vec())]);
+    assert_eq!(nodes[leader].client().call("CONFIG GET maxclients"), maximum);
+    assert!(nodes[leader].client().call("INFO clients").text().contains("maxclients:64\r\n"));
+    // More than there are files, at each node, and as many operators who do not say what they want.
+    let idle: Vec<TcpStream> = nodes
+        .iter()
+        .flat_map(|node| [node.addr; 400].into_iter().chain([node.admin; 100]))
+        .map(|addr| TcpStream::connect(addr).expect("a connection is taken, if only to be turned away"))
+        .collect();
+    eventually(PATIENCE, "those that are too many are told", || {
+        let refused = idle[..400].iter().filter(|socket| is_told(socket)).count();
+        if refused >= 400 - 64 { Ok(()) } else { Err(format!("{refused} of 400")) }
+    });
+    for node in &nodes {
+        assert!(http_get(node.admin, "/healthz").starts_with("HTTP/1.1 200"), "{} is healthy", node.name);
+        assert!(http_get(node.admin, "/ready").starts_with("HTTP/1.1 200"), "{} is ready", node.name);
+    }
+    // A link and a pulse of a process that comes back, and a session with a ZooKeeper that does.
+    let other = 1 - leader;
+    nodes[other].process.kill();
+    nodes[other].process.start();
+    zookeeper.kill();
+    zookeeper.restart();
+    eventually(PATIENCE, "the replica is in sync again and ZooKeeper is in contact", || {
+        let ready = http_get(nodes[other].admin, "/ready");
+        let metrics = http_get(nodes[leader].admin, "/metrics");
+        let back = ready.starts_with("HTTP/1.1 200")
+            && metrics.contains("datakeeper_in_sync_members{node=\"n1\"} 2")
+                | metrics.contains("datakeeper_in_sync_members{node=\"n2\"} 2")
+            && metrics.contains("datakeeper_coordinator_connected")
+            && metrics.contains("} 1");
+        if back { Ok(()) } else { Err(format!("{ready}{metrics}")) }
+    });
+    drop(idle);
+}
+
+/// Whether the node has said that there is no room, or closed the connection after that.
+fn is_told(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).expect("an option of a socket");
+    let mut said = [0; 64];
+    let told = socket.peek(&mut said).is_ok_and(|n| said[..n].starts_with(b"-ERR max number of clients reached"));
+    socket.set_nonblocking(false).expect("an option of a socket");
+    told
+}
+
+#[test]
+fn a_node_that_may_open_too_few_files_does_not_start_and_says_what_to_do() {
+    let mut node = Node::new("n1", "127.0.0.1:1", &[]);
+    node.process.set_open_files(131);
+    node.process.start();
+    assert_eq!(node.process.wait().code(), Some(1));
+    let log = node.process.log();
+    assert!(log.contains("may open 131 files") && log.contains("LimitNOFILE=10100"), "{log}");
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use support::client::{Client, Reply, ask, bulk};
+use support::client::{Client, Reply, ask, bulk, http_get};
 use support::cluster::{Local, PATIENCE, alone, run as datakeeper, status_of, wait_until_whole};
 use support::eventually;
 use support::writers::{Fault, lose_leaders};
@@ -88,14 +88,6 @@ fn local_is_a_cluster_that_answers_like_one() {
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(&wanted), "GET {path}: {answer}");
     }
     local.finish();
-}
-
-/// One request to the operators' address, and everything that it answers.
-fn http_get(addr: SocketAddr, path: &str) -> String {
-    let mut client = Client::connect(addr).expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    client.send(request.as_bytes()).expect("a request is taken");
-    String::from_utf8_lossy(&client.rest()).into_owned()
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cli::LocalOptions;
 use super::config::Config;
-use super::server::{Stop, options, raise_open_files};
+use super::server::{Stop, options, room_for_clients};
 use crate::base::ids::NodeId;
 use crate::shell::admin::{Admin, CrashHook, Nodes};
 use crate::shell::coordination::in_process::InProcess;
@@ -35,10 +35,13 @@ pub fn run(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> E
 /// # Errors
 /// Why the nodes could not start, or one could not go on; for the operator.
 async fn serve(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> Result<(), String> {
-    raise_open_files();
     let mut stop = Stop::listen()?;
     let (crashed, crashes) = unbounded_channel();
-    let cluster = Cluster::start(local, config, set_log_level, crashed).map_err(|error| error.to_string())?;
+    let mut one = options(&config, Coordination::InProcess(InProcess::new()));
+    one.threads = config.threads.unwrap_or(1);
+    let clients_max = room_for_clients(local.nodes.into(), &one)?;
+    let cluster =
+        Cluster::start(local, config, clients_max, set_log_level, crashed).map_err(|error| error.to_string())?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, local.admin_port));
     let (listener, _) = bind("--admin-port", addr).map_err(|error| error.to_string())?;
     let admin = Admin::start(listener, cluster.nodes(), Some(cluster.crash_hook()))
@@ -70,6 +73,8 @@ struct Cluster {
     /// The nodes have one log: the latest word of any of them counts.
     set_log_level: SetLogLevel,
     service: InProcess,
+    /// Clients that each node may have.
+    clients_max: usize,
     seats: Arc<Mutex<Vec<Seat>>>,
     /// Numbers of seats that have become empty.
     crashed: UnboundedSender<usize>,
@@ -79,11 +84,12 @@ impl Cluster {
     fn start(
         local: LocalOptions,
         config: Config,
+        clients_max: usize,
         set_log_level: SetLogLevel,
         crashed: UnboundedSender<usize>,
     ) -> Result<Cluster, StartError> {
         let (service, seats) = (InProcess::new(), Arc::default());
-        let cluster = Cluster { config: Arc::new(config), set_log_level, service, seats, crashed };
+        let cluster = Cluster { config: Arc::new(config), set_log_level, service, clients_max, seats, crashed };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         for i in 0..local.nodes {
             let port = if local.port == 0 { 0 } else { local.port + i };
@@ -98,6 +104,7 @@ impl Cluster {
     fn start_node(&self, id: &NodeId, listen: SocketAddr, repl_listen: SocketAddr) -> Result<Server, StartError> {
         let mut options = options(&self.config, Coordination::InProcess(self.service.clone()));
         options.keeper.node = id.clone();
+        options.keeper.clients_max = self.clients_max;
         options.listen = listen;
         options.advertise = None;
         options.repl_listen = repl_listen;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{self, Bootstrap, Config, rewrite};
-use crate::base::limits::CLIENTS_MAX;
+use crate::base::limits::{CLIENTS_MAX, CLIENTS_MIN, FILES_KEPT};
 use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
@@ -30,9 +30,9 @@ pub fn run(config: Config, file: Option<PathBuf>, set_log_level: SetLogLevel) ->
 /// # Errors
 /// Why the node could not start, or could not go on; for the operator.
 async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLevel) -> Result<(), String> {
-    raise_open_files();
     let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
     let mut options = options(config, coordination(config));
+    options.keeper.clients_max = room_for_clients(1, &options)?;
     options.set_log_level = Some(set_log_level);
     options.keeper.config_file = file.as_ref().map(|file| file.display().to_string());
     options.write_config =
@@ -82,12 +82,35 @@ async fn leave(server: &Server, stop: &mut Stop, why: &str) {
     }
 }
 
-/// Makes room for clients, or says how many there is room for.
-pub(super) fn raise_open_files() {
-    let wanted = (CLIENTS_MAX + 100) as u64;
-    if let Some(limit) = shell::raise_open_files().filter(|limit| *limit < wanted) {
-        tracing::warn!("open files are limited to {limit}: fewer than {CLIENTS_MAX} clients can connect (ulimit -n)");
+/// Makes room for the clients of so many nodes in this process, and says how many each may have.
+///
+/// # Errors
+/// The system lets this process open so few files that a node would not work; for the operator.
+pub(super) fn room_for_clients(nodes: usize, options: &Options) -> Result<usize, String> {
+    let limit = shell::raise_open_files().map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let passes_on = options.keeper.writes_on_replica == WritesOnReplica::Proxy;
+    let (clients, wanted) = clients_within(limit, nodes, if passes_on { options.threads } else { 0 });
+    if clients < CLIENTS_MIN {
+        return Err(format!(
+            "this process may open {limit} files, of which a node needs {FILES_KEPT} for itself and {CLIENTS_MIN} for clients at least: raise the \
+             limit to {wanted} (`ulimit -n {wanted}`, or LimitNOFILE={wanted} in a unit of systemd)"
+        ));
     }
+    if clients < CLIENTS_MAX {
+        tracing::warn!(
+            "this process may open {limit} files: {clients} clients can connect, and {CLIENTS_MAX} with {wanted}"
+        );
+    }
+    Ok(clients)
+}
+
+/// How many clients each of `nodes` may have if the process may open `limit` files, and the limit with which that would be the most. Client threads
+/// that pass commands on take files for that, too, but never more than half of what there is.
+fn clients_within(limit: usize, nodes: usize, passing_on: usize) -> (usize, usize) {
+    let share = (limit / nodes).saturating_sub(FILES_KEPT);
+    let upstream = passing_on * shell::UPSTREAMS_MAX;
+    let wanted = nodes * (CLIENTS_MAX + FILES_KEPT + upstream);
+    ((share - upstream.min(share / 2)).min(CLIENTS_MAX), wanted)
 }
 
 /// The signals that end a process gracefully.
@@ -192,5 +215,21 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         threads,
         write_config: None,
         set_log_level: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_what_a_node_does_not_need_itself() {
+        assert_eq!(clients_within(164, 1, 0), (64, 10_100));
+        assert_eq!(clients_within(usize::MAX, 1, 0).0, CLIENTS_MAX);
+        assert_eq!(clients_within(99, 1, 0).0, 0);
+        assert_eq!(clients_within(3 * 164, 3, 0), (64, 30_300));
+        // Two threads of a proxy: 512 files if there is room, half of it if there is not.
+        assert_eq!(clients_within(10_611, 1, 2), (9_999, 10_612));
+        assert_eq!(clients_within(300, 1, 2).0, 100);
     }
 }

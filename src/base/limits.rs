@@ -48,8 +48,15 @@ pub const STRANGERS_MAX: usize = 64;
 pub const EPOCHS_MAX: usize = 1_000;
 /// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.
 pub const HOLD_MS: u64 = 1_000;
-/// Client connections of one node. Beyond: `-ERR max number of clients reached`, and the connection is closed.
+/// Client connections of one node at most, and fewer if the process may not open so many files. Beyond: `-ERR max number of clients reached`,
+/// and the connection is closed.
 pub const CLIENTS_MAX: usize = 10_000;
+/// With room for fewer clients than this a node does not start.
+pub const CLIENTS_MIN: usize = 32;
+/// Open files that clients leave to a node: its listeners and threads, links and pulses, ZooKeeper, operators, and clients that are turned away.
+pub const FILES_KEPT: usize = 100;
+/// Connections to the operators' address. Beyond: the oldest is closed for the newest.
+pub const OPERATORS_MAX: usize = 16;
 /// Log that a node keeps which has never had company, in bytes: whoever joins it gets a full copy. So little of it is in the processor's cache
 /// when it is written again.
 pub const LONE_BACKLOG_BYTES: usize = 1 << 20;

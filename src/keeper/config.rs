@@ -2,6 +2,7 @@
 
 use crate::base::clock::{Boot, Wall};
 use crate::base::ids::{HashKey, NodeId};
+use crate::base::limits::CLIENTS_MAX;
 use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
 use crate::store::{Eviction, Tracking};
@@ -147,6 +148,8 @@ pub struct KeeperConfig {
     pub hash_key: HashKey,
     /// Bytes of one snapshot chunk.
     pub chunk_bytes: usize,
+    /// Clients that may be connected at once.
+    pub clients_max: usize,
     /// What CONFIG SET changes, as it is at the start.
     pub settings: Settings,
     /// The file that the node was started with, if any: what CONFIG REWRITE writes to, through [`super::Effect::WriteConfig`].
@@ -185,6 +188,7 @@ impl KeeperConfig {
             password: None,
             hash_key: HashKey([0; 16]),
             chunk_bytes: 128 << 10,
+            clients_max: CLIENTS_MAX,
             settings: Settings::default(),
             config_file: None,
             parameters: Vec::new(),

@@ -61,6 +61,7 @@ pub use handover::NotNow;
 pub use links::LinkPoll;
 pub use notice::{Level, LogLevel, Notice};
 pub use notify::KeyEvents;
+pub use report::Face;
 pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
 use calls::Calls;
@@ -235,6 +236,9 @@ pub struct Keeper {
     registered: Option<(CopyId, bool)>,
 
     role: Role,
+    /// Part of [`Face`].
+    is_ready: bool,
+    face_told: Face,
     /// Highest epoch seen anywhere that `/state` confirmed.
     highest: Epoch,
     known: Option<Known>,
@@ -391,6 +395,8 @@ impl Keeper {
             dataset: None,
             registered: None,
             role: Role::Starting,
+            is_ready: false,
+            face_told: Face::NEW,
             highest: Epoch(0),
             known: None,
             incarnation: 0,
@@ -502,6 +508,7 @@ impl Keeper {
             self.sweep(now, fx);
         }
         self.settle_role(fx);
+        self.settle_readiness();
     }
 
     /// When [`Event::Tick`] has to be sent next.

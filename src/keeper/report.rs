@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::NodeId;
+use crate::base::ids::{Epoch, NodeId};
 use crate::cluster::registration::NodeRead;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
@@ -73,6 +73,39 @@ pub(super) struct Rates {
     pub commands: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+}
+
+/// What load balancers and supervisors ask for. The shell keeps a copy outside of the lock, so that no hold of it delays the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Face {
+    /// What the node is.
+    pub role: Role,
+    /// The latest epoch that it saw confirmed.
+    pub epoch: Epoch,
+    /// Whether it is in the in-sync set, as far as it remembers, and serves. An election, an absent coordination service, or a set below
+    /// `min_in_sync` do not change that; halting and leaving do.
+    pub ready: bool,
+    /// As a follower: an instant at whose time everything acknowledged is in the store.
+    pub fresh_at: Boot,
+}
+
+impl Face {
+    /// That of a node that has only just started.
+    pub const NEW: Face = Face { role: Role::Starting, epoch: Epoch(0), ready: false, fresh_at: Boot(0) };
+
+    /// Whether this is the ready leader.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.ready && self.role == Role::Leader
+    }
+
+    /// Whether this is a replica in sync whose data are at most so old.
+    #[must_use]
+    pub fn follows(&self, now: Boot, max_lag_ms: Option<u64>) -> bool {
+        // A candidate was a replica a moment ago, and answers reads as one.
+        let replica = self.ready && matches!(self.role, Role::Replica | Role::Candidate);
+        replica && max_lag_ms.is_none_or(|max| now.ms_since(self.fresh_at) <= max)
+    }
 }
 
 /// Rates are those of the last full second.
@@ -164,6 +197,27 @@ impl Keeper {
     pub fn count_bytes(&mut self, bytes_in: u64, bytes_out: u64) {
         self.stats.bytes_in += bytes_in;
         self.stats.bytes_out += bytes_out;
+    }
+
+    /// What load balancers ask for, if it has changed since the last call.
+    pub fn changed_face(&mut self) -> Option<Face> {
+        let face = Face { role: self.role, epoch: self.highest, ready: self.is_ready, fresh_at: self.fresh_at };
+        (face != self.face_told).then(|| {
+            self.face_told = face;
+            face
+        })
+    }
+
+    /// See [`Face::ready`]. A copy in the set serves once all that it was given is acknowledged.
+    pub(super) fn settle_readiness(&mut self) {
+        let in_sync = match self.role {
+            Role::Leading | Role::Leader | Role::Resigning => true,
+            Role::Replica | Role::Candidate => {
+                self.follower_may_read() && self.known.as_ref().is_some_and(|k| k.state.names(&self.me))
+            }
+            Role::Starting | Role::Joining | Role::Syncing | Role::SteppingDown | Role::Halted => false,
+        };
+        self.is_ready = in_sync && !self.leaving && !self.stopping;
     }
 
     /// The cluster as this node sees it, from memory alone.

@@ -1,33 +1,63 @@
-//! HTTP for operators: what the node says of itself, in JSON and for Prometheus, and `local`'s crash button.
+//! HTTP for operators, supervisors and load balancers: what the node says of itself, and `local`'s crash button.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /status` | the cluster as a node sees it, JSON; the leader's word if it runs in this process |
 //! | `GET /metrics` | Prometheus text format 0.0.4, every node of this process with its `node` label |
-//! | `GET /healthz` | 200 while no node of this process is stuck, else 503 |
+//! | `GET /healthz` | 503 once one hold of a Keeper's lock has lasted [`HOLD_DEAD_MS`], else 200, also while a node is halted |
+//! | `GET /ready` | 200 while the node is in the in-sync set and serves, else 503 ([`Face::ready`]) |
+//! | `GET /leader`, `/primary` | 200 at the ready leader, else 503 |
+//! | `GET /replica` | 200 at a replica in sync, with `?max_lag_ms=N` one whose data are not older than that, else 503 |
+//! | `GET /read` | 200 at either of both, else 503 |
 //! | `POST /crash/{node}` | only in `local`: that node ends without goodbye |
 //!
-//! A thread and a runtime of its own: an operator's browser costs clients nothing but one short hold of the Keeper's lock per
-//! request. *Not here*: authentication; the address is meant for the loopback or an operators' network.
+//! From `/healthz` on, HEAD and OPTIONS are answered as GET is, in the manner of Patroni's REST API; the body is the node's role and the epoch. With
+//! `?node=NAME` one node of the process is asked, without it the one whose word `/status` gives.
+//!
+//! A thread and a runtime of its own. What supervisors and load balancers ask is answered from [`Node::face`], without the Keeper's lock; `/status` and
+//! `/metrics` wait for it on other threads, and not for ever. Connections are bounded, and none is kept that says nothing. *Not
+//! here*: authentication; the address is meant for the loopback or an operators' network.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, get, on, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::node::Node;
+use super::node::{HOLD_DEAD_MS, Node};
 use super::{clock, runtime};
+use crate::base::clock::Boot;
+use crate::base::limits::OPERATORS_MAX;
 use crate::cluster::role::Role;
 use crate::cluster::status::{NodeStatus, Status};
+use crate::keeper::{Effects, Face, Keeper};
+
+/// A connection on which no request is complete for so long is closed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that is older than this is closed after its present request.
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
+/// How long `/status` and `/metrics` wait for a Keeper's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// So many of them wait at once; the next is refused.
+const WAITING_MAX: usize = 4;
 
 /// The nodes of this process that run at the moment.
 pub type Nodes = Arc<dyn Fn() -> Vec<Arc<Node>> + Send + Sync>;
@@ -48,22 +78,32 @@ impl Admin {
     /// The system refused the thread or the listener; the operator acts.
     pub fn start(listener: std::net::TcpListener, nodes: Nodes, crash: Option<CrashHook>) -> io::Result<Admin> {
         let addr = listener.local_addr()?;
+        let operators = Operators { nodes, waiting: Arc::new(Semaphore::new(WAITING_MAX)) };
+        let asked = |question: Question| {
+            let methods = MethodFilter::GET.or(MethodFilter::OPTIONS); // GET answers HEAD, too
+            on(
+                methods,
+                move |State(operators): State<Operators>, uri: Uri| async move { operators.answer(question, &uri) },
+            )
+        };
         let mut router = Router::new()
             .route("/status", get(status))
             .route("/metrics", get(metrics))
-            .route("/healthz", get(healthz))
-            .with_state(nodes);
+            .route("/healthz", asked(Question::Healthy))
+            .route("/ready", asked(Question::Ready))
+            .route("/leader", asked(Question::Leader))
+            .route("/primary", asked(Question::Leader))
+            .route("/replica", asked(Question::Replica))
+            .route("/read", asked(Question::Read))
+            .with_state(operators);
         if let Some(hook) = crash {
             router = router.merge(Router::new().route("/crash/{node}", post(crash_node)).with_state(hook));
         }
         let over = CancellationToken::new();
         let thread = runtime::spawn("admin", tracing::info_span!("admin"), over.clone(), move || async move {
-            let served = match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => axum::serve(listener, router).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::error!("operators' requests are not served any more: {error}");
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serve(&listener, router).await,
+                Err(error) => tracing::error!("operators' requests are not served: {error}"),
             }
         })?;
         Ok(Admin { addr, over, thread: Some(thread) })
@@ -85,21 +125,167 @@ impl Drop for Admin {
     }
 }
 
-async fn status(State(nodes): State<Nodes>) -> Response {
-    let nodes = nodes();
-    let speaker = nodes.iter().find(|node| node.role().leads()).or(nodes.first());
-    match speaker {
-        Some(node) => Json(node.status()).into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no node runs in this process\n").into_response(),
+/// Serves each connection by a task of its own. At the bound the oldest connection is closed for the newest: who opens many and says nothing
+/// keeps no supervisor out.
+async fn serve(listener: &TcpListener, router: Router) {
+    let mut open = VecDeque::<AbortHandle>::new();
+    runtime::accept(listener, "operator", |socket, peer| {
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= OPERATORS_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        let router = router.clone();
+        let connection = spawn_local(async move {
+            if let Err(error) = serve_one(socket, router).await {
+                tracing::debug!(%peer, "an operator's connection is over: {error}");
+            }
+        });
+        open.push_back(connection.abort_handle());
+    })
+    .await;
+}
+
+async fn serve_one(socket: std::net::TcpStream, router: Router) -> Result<(), String> {
+    let socket = TcpStream::from_std(socket).map_err(|error| error.to_string())?;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(router)));
+    tokio::select! {
+        biased; // what is done is done
+        served = &mut connection => return served.map_err(|error| error.to_string()),
+        () = sleep(CONNECTION_AGE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    match timeout(REQUEST_TIMEOUT, connection).await {
+        Ok(served) => served.map_err(|error| error.to_string()),
+        Err(_) => Err("too old".to_owned()),
     }
 }
 
-async fn healthz(State(nodes): State<Nodes>) -> Response {
-    let now = clock::boot();
-    match nodes().iter().find(|node| node.is_stuck(now)) {
-        Some(node) => (StatusCode::SERVICE_UNAVAILABLE, format!("{} is stuck\n", node.id())).into_response(),
-        None => "ok\n".into_response(),
+/// What the requests share.
+#[derive(Clone)]
+struct Operators {
+    nodes: Nodes,
+    /// Room for those that wait for a Keeper's lock.
+    waiting: Arc<Semaphore>,
+}
+
+/// What is asked without the Keeper's lock.
+#[derive(Clone, Copy)]
+enum Question {
+    Healthy,
+    Ready,
+    Leader,
+    Replica,
+    Read,
+}
+
+impl Question {
+    /// Whether the node is what is asked for.
+    fn is_so(self, node: &Node, face: &Face, now: Boot, max_lag_ms: Option<u64>) -> bool {
+        match self {
+            Question::Healthy => !node.is_held_for(now, HOLD_DEAD_MS),
+            Question::Ready => face.ready,
+            Question::Leader => face.leads(),
+            Question::Replica => face.follows(now, max_lag_ms),
+            Question::Read => face.leads() || face.follows(now, max_lag_ms),
+        }
     }
+}
+
+impl Operators {
+    fn answer(&self, question: Question, uri: &Uri) -> Response {
+        let lags = matches!(question, Question::Replica | Question::Read);
+        let asked = match Asked::parse(uri.query().unwrap_or_default(), lags) {
+            Ok(asked) => asked,
+            Err(reason) => return (StatusCode::BAD_REQUEST, reason + "\n").into_response(),
+        };
+        let (nodes, now) = ((self.nodes)(), clock::boot());
+        if let (Question::Healthy, None) = (question, &asked.node) {
+            let stuck = nodes.iter().find(|node| !question.is_so(node, &node.face(), now, None));
+            return match stuck {
+                Some(node) => (StatusCode::SERVICE_UNAVAILABLE, format!("{} is stuck\n", node.id())).into_response(),
+                None => "ok\n".into_response(),
+            };
+        }
+        let node = match &asked.node {
+            Some(name) => nodes.iter().find(|node| node.id().as_str() == name),
+            None => speaker(&nodes),
+        };
+        let Some(node) = node else {
+            let names: Vec<&str> = nodes.iter().map(|node| node.id().as_str()).collect();
+            let reason = format!("no such node runs in this process; there are: {}\n", names.join(", "));
+            return (StatusCode::NOT_FOUND, reason).into_response();
+        };
+        let face = node.face();
+        let code = match question.is_so(node, &face, now, asked.max_lag_ms) {
+            true => StatusCode::OK,
+            false => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (code, format!("{} {}\n", face.role, face.epoch)).into_response()
+    }
+
+    /// Asks nodes on a thread that may wait for their locks; `what` is none if that took too long.
+    async fn wait<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(Vec<Arc<Node>>) -> Option<T> + Send + 'static,
+    ) -> Result<T, Response> {
+        let busy = || {
+            let reason = "a node of this process is busy with a long command; ask again in a moment\n";
+            (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+        };
+        let Ok(permit) = self.waiting.clone().try_acquire_owned() else { return Err(busy()) };
+        let nodes = (self.nodes)();
+        if nodes.is_empty() {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "no node runs in this process\n").into_response());
+        }
+        let answer = spawn_blocking(move || {
+            let answer = what(nodes);
+            drop(permit);
+            answer
+        });
+        answer.await.ok().flatten().ok_or_else(busy)
+    }
+}
+
+/// The node whose word counts for a process of several: the leader, if it is among them.
+fn speaker(nodes: &[Arc<Node>]) -> Option<&Arc<Node>> {
+    nodes.iter().find(|node| node.face().role.leads()).or(nodes.first())
+}
+
+/// The parameters of a request.
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Asked {
+    node: Option<String>,
+    max_lag_ms: Option<u64>,
+}
+
+impl Asked {
+    /// `lags`: whether an age is a matter of this request.
+    fn parse(query: &str, lags: bool) -> Result<Asked, String> {
+        let mut asked = Asked::default();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            match parameter.split_once('=').unwrap_or((parameter, "")) {
+                ("node", name) => asked.node = Some(name.to_owned()),
+                ("max_lag_ms", ms) if lags => match ms.parse() {
+                    Ok(ms) => asked.max_lag_ms = Some(ms),
+                    Err(_) => return Err(format!("max_lag_ms={ms}: want a whole number of milliseconds")),
+                },
+                (name, _) => {
+                    let known = if lags { "node and max_lag_ms" } else { "node" };
+                    return Err(format!("there is no parameter {name:?} here; want {known}"));
+                }
+            }
+        }
+        Ok(asked)
+    }
+}
+
+async fn status(State(operators): State<Operators>) -> Response {
+    let status = operators.wait(|nodes| speaker(&nodes)?.status_within(LOCK_PATIENCE)).await;
+    status.map_or_else(|refusal| refusal, |status| Json(status).into_response())
 }
 
 /// A page in an operator's browser can send a POST anywhere, but not with a header of ours.
@@ -113,9 +299,12 @@ async fn crash_node(State(crash): State<CrashHook>, Path(node): Path<String>, he
     }
 }
 
-async fn metrics(State(nodes): State<Nodes>) -> Response {
-    let readings: Vec<Reading> = nodes().iter().map(|node| Reading::of(node)).collect();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], prometheus(&readings)).into_response()
+async fn metrics(State(operators): State<Operators>) -> Response {
+    let read = |nodes: Vec<Arc<Node>>| nodes.iter().map(|node| Reading::of(node)).collect::<Option<Vec<Reading>>>();
+    match operators.wait(read).await {
+        Ok(readings) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], prometheus(&readings)).into_response(),
+        Err(refusal) => refusal,
+    }
 }
 
 /// One node at one moment.
@@ -128,9 +317,11 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(node: &Node) -> Reading {
-        let (status, (keys, used_memory)) = node.with_keeper(|keeper, now, _| (keeper.status(now), keeper.usage()));
-        Reading { status, clients: node.clients(), link_sends: node.links.sends(), keys, used_memory }
+    /// None if the Keeper's lock was not to be had.
+    fn of(node: &Node) -> Option<Reading> {
+        let read = |keeper: &mut Keeper, now, _: &mut Effects| (keeper.status(now), keeper.usage());
+        let (status, (keys, used_memory)) = node.with_keeper_within(LOCK_PATIENCE, read)?;
+        Some(Reading { status, clients: node.clients(), link_sends: node.links.sends(), keys, used_memory })
     }
 
     /// What the node says of itself; none before it is registered.
@@ -255,4 +446,24 @@ fn prometheus(readings: &[Reading]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_and_what_is_none_is_named() {
+        let some = Asked { node: Some("n2".to_owned()), max_lag_ms: Some(50) };
+        assert_eq!(Asked::parse("node=n2&max_lag_ms=50", true), Ok(some));
+        assert_eq!(Asked::parse("", false), Ok(Asked::default()));
+        for (query, lags, wanted) in [
+            ("max_lag_ms=soon", true, "want a whole number of milliseconds"),
+            ("max_lag_ms=5", false, "want node"),
+            ("lag=5", true, "want node and max_lag_ms"),
+        ] {
+            let reason = Asked::parse(query, lags).expect_err(query);
+            assert!(reason.contains(wanted), "{query}: {reason}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
@@ -46,7 +46,7 @@ use super::post::Letter;
 use super::proxy::{Early, Outcome, Pool, Upstream};
 use super::runtime::Arrival;
 use crate::base::ids::ConnId;
-use crate::base::limits::{CLIENTS_MAX, HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
+use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
 use crate::keeper::{Executed, Forward, Forwarded, Next, Watched, Work};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
@@ -224,12 +224,15 @@ struct Proxied {
     since: Option<Instant>,
 }
 
+/// What a client is told for whom there is no room.
+pub(super) const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
+
 impl Client {
     /// Makes the connection known to the Keeper; none, and the client is told so, if there are too many.
     fn greet(worker: &Rc<Worker>, Arrival { socket, peer }: Arrival) -> Option<Client> {
         let posts = &worker.node.posts;
         let conn = ConnId((posts[worker.index].next_given() + 1) * posts.len() as u64 + worker.index as u64);
-        let mut socket = match TcpStream::from_std(socket) {
+        let socket = match TcpStream::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(%peer, "cannot serve the client: {error}");
@@ -244,11 +247,8 @@ impl Client {
         if !welcome {
             // A node that stops is as if nobody listened any more, which is so in a moment.
             if !stopping {
-                tracing::warn!("a client was turned away: {CLIENTS_MAX} are connected");
-                tokio::task::spawn_local(async move {
-                    let told = socket.write_all(b"-ERR max number of clients reached\r\n");
-                    let _ = tokio::time::timeout(LINGER, told).await;
-                });
+                tracing::warn!("a client was turned away: as many are connected as may be");
+                let _ = socket.try_write(FULL); // a new socket has room for that
             }
             return None;
         }

@@ -30,6 +30,7 @@ mod timer;
 mod unsent;
 
 pub use node::{SetLogLevel, WriteConfig};
+pub use proxy::CONNECTIONS_MAX as UPSTREAMS_MAX;
 pub use runtime::raise_open_files;
 pub use server::{Coordination, Options, Server, StartError, bind};
 

@@ -10,12 +10,15 @@
 //! while the lock is held and carried out by one task. Releases and wake-ups may pass each other: a released number only
 //! grows, and a woken task asks the Keeper for the rest; they are performed by whoever caused them, after unlocking.
 //!
+//! What load balancers ask for ([`Face`]) is copied out at the end of a hold that changed it, so that no hold delays an answer to them.
+//!
 //! Nobody holds the lock across an await, a system call or a log line.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +30,13 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, NodeId};
 use crate::cluster::role::Role;
 use crate::cluster::status::Status;
-use crate::keeper::{Effect, Effects, Event, Keeper, Level, LogLevel, Notice};
+use crate::keeper::{Effect, Effects, Event, Face, Keeper, Level, LogLevel, Notice};
 use crate::replication::pulse::PulseCell;
 
 /// How long one hold of the Keeper's lock may last before the pulse thread falls silent: the node is stuck, let others lead.
 pub const HOLD_STUCK_MS: u64 = 5_000;
+/// How long one may last before a supervisor is told that the process does not live any more.
+pub const HOLD_DEAD_MS: u64 = 30_000;
 
 /// Where the replica's pulse connection goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,8 @@ pub type SetLogLevel = Arc<dyn Fn(LogLevel) + Send + Sync>;
 pub struct Node {
     id: NodeId,
     keeper: Mutex<Keeper>,
+    /// What load balancers ask for: written after a hold that changed it, read without the Keeper's lock. Held for a copy.
+    face: Mutex<Face>,
     /// Boot clock at which the present holder got the Keeper's lock; 0 while it is free.
     hold_since: AtomicU64,
     /// Boot clock of the next tick. Written under the Keeper's lock, or by the timer as it takes the deadline up.
@@ -59,6 +66,8 @@ pub struct Node {
     /// Effects whose order matters. Pushed while the Keeper's lock is held, so their order is the Keeper's.
     orders: Mutex<Effects>,
     orders_wake: Notify,
+    /// Clients that may be connected at once.
+    pub(super) clients_max: usize,
     /// One per client thread, in the order of the threads.
     pub(super) posts: Box<[Post]>,
     /// The open replication links.
@@ -82,6 +91,7 @@ pub struct Node {
 impl Node {
     pub(super) fn new(
         id: NodeId,
+        clients_max: usize,
         keeper: Keeper,
         pulse: Arc<PulseCell>,
         posts: Box<[Post]>,
@@ -91,11 +101,13 @@ impl Node {
         Node {
             id,
             keeper: Mutex::new(keeper),
+            face: Mutex::new(Face::NEW),
             hold_since: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             timer: Notify::new(),
             orders: Mutex::default(),
             orders_wake: Notify::new(),
+            clients_max,
             posts,
             links: LinkTable::default(),
             pulse,
@@ -118,8 +130,20 @@ impl Node {
     /// Locks the Keeper, reads the clocks inside the lock, so that no event is stamped before the one handled ahead of it, and
     /// performs what came of it after unlocking. `act` must not block.
     pub(super) fn with_keeper<R>(&self, act: impl FnOnce(&mut Keeper, Now, &mut Effects) -> R) -> R {
+        self.hold(self.keeper.lock(), act)
+    }
+
+    /// The same, unless others hold the lock for so long.
+    pub(super) fn with_keeper_within<R>(
+        &self,
+        patience: Duration,
+        act: impl FnOnce(&mut Keeper, Now, &mut Effects) -> R,
+    ) -> Option<R> {
+        Some(self.hold(self.keeper.try_lock_for(patience)?, act))
+    }
+
+    fn hold<R>(&self, mut keeper: MutexGuard<'_, Keeper>, act: impl FnOnce(&mut Keeper, Now, &mut Effects) -> R) -> R {
         let mut effects = Effects::new();
-        let mut keeper = self.keeper.lock();
         let now = clock::now();
         self.hold_since.store(now.boot.0, Ordering::Relaxed);
         let fuse = Fuse;
@@ -134,6 +158,9 @@ impl Node {
         if ordered {
             let mut orders = self.orders.lock();
             orders.extend(effects.extract_if(.., |effect| is_order(effect)));
+        }
+        if let Some(face) = keeper.changed_face() {
+            *self.face.lock() = face;
         }
         self.hold_since.store(0, Ordering::Relaxed);
         drop(keeper);
@@ -158,10 +185,22 @@ impl Node {
         self.with_keeper(|keeper, now, _| keeper.status(now))
     }
 
+    /// The same, unless others hold the Keeper's lock for so long.
+    #[must_use]
+    pub fn status_within(&self, patience: Duration) -> Option<Status> {
+        self.with_keeper_within(patience, |keeper, now, _| keeper.status(now))
+    }
+
     /// What the node is at this moment.
     #[must_use]
     pub fn role(&self) -> Role {
         self.with_keeper(|keeper, _, _| keeper.role())
+    }
+
+    /// What load balancers ask for; does not wait for the Keeper's lock.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        *self.face.lock()
     }
 
     /// Whether the node can end without anybody waiting for it: see [`Keeper::has_left`].
@@ -293,8 +332,13 @@ impl Node {
 
     /// Whether one hold of the Keeper's lock has lasted [`HOLD_STUCK_MS`].
     pub(super) fn is_stuck(&self, now: Boot) -> bool {
+        self.is_held_for(now, HOLD_STUCK_MS)
+    }
+
+    /// Whether one hold of the Keeper's lock has lasted so long.
+    pub(super) fn is_held_for(&self, now: Boot, ms: u64) -> bool {
         let since = self.hold_since.load(Ordering::Relaxed);
-        since != 0 && now.ms_since(Boot(since)) > HOLD_STUCK_MS
+        since != 0 && now.ms_since(Boot(since)) > ms
     }
 
     /// The thread that a connection lives on: its number says so.

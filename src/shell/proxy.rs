@@ -28,7 +28,7 @@ use crate::keeper::{Forward, Watched};
 use crate::resp::{Protocol, ReplyScan};
 
 /// Connections of one thread to the leader at most; who needs one more waits for one.
-const CONNECTIONS_MAX: usize = 256;
+pub const CONNECTIONS_MAX: usize = 256;
 /// Of them, kept while nobody uses them.
 const IDLE_MAX: usize = 64;
 /// A leader that says nothing for so long, while something is due from it, is given up.

@@ -5,7 +5,7 @@
 //! that was left running on the same port.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -19,7 +19,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
-use super::client_conn::Worker;
+use super::client_conn::{FULL, Worker};
 use super::node::Node;
 
 /// Connections that may wait to be accepted.
@@ -48,7 +48,7 @@ pub(super) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Raises this process's soft limit of open files to the hard one, as Redis does: a shell's usual 1,024 would be the number
+/// Raises this process's soft limit of open files to the hard one, as Redis does: a shell's usual 1,024 would bound the number
 /// of clients. Returns the limit that holds now; none if there is none.
 pub fn raise_open_files() -> Option<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
@@ -100,9 +100,16 @@ pub(super) async fn serve_clients(node: Arc<Node>, index: usize, mut arrivals: U
     }
 }
 
-/// Accepts clients and sends each to the thread that has the fewest, for as long as the node lives.
+/// Accepts clients and sends each to the thread that has the fewest, for as long as the node lives. Those that are too many are turned away here, before
+/// they wait for a thread: each has an open file, and files are kept for other things.
 pub(super) async fn accept_clients(node: Arc<Node>, listener: TcpListener) {
-    accept(&listener, "client", |socket, peer| {
+    accept(&listener, "client", |mut socket, peer| {
+        if node.clients() >= node.clients_max {
+            node.with_keeper(|keeper, _, _| keeper.count_rejected());
+            tracing::warn!(%peer, "a client was turned away: {} are connected", node.clients_max);
+            let _ = socket.write(FULL); // a new socket has room for that
+            return;
+        }
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
         if let Err(error) = SockRef::from(&socket).set_tcp_keepalive(&keepalive) {
             tracing::debug!(%peer, "no keep-alive: {error}");

@@ -198,6 +198,7 @@ impl Server {
         let shared = &keeper.shared;
         let pulse_cell =
             Arc::new(PulseCell::new(Pulse::new(CopyId(0), shared.heartbeat_ms, shared.lease_ms, shared.promise_ms)));
+        let clients_max = keeper.clients_max;
         let keeper = Keeper::new(keeper, u64::from_le_bytes(links::random()), now, pulse_cell.clone());
 
         let (posts, arrivals): (Vec<_>, Vec<_>) = (0..threads.max(1))
@@ -206,7 +207,7 @@ impl Server {
                 (Post::new(sender), receiver)
             })
             .unzip();
-        let node = Arc::new(Node::new(id, keeper, pulse_cell, posts.into(), write_config, set_log_level));
+        let node = Arc::new(Node::new(id, clients_max, keeper, pulse_cell, posts.into(), write_config, set_log_level));
         let mut server = Server { node, client_addr, repl_addr, admin: None, threads: Vec::new() };
 
         let (events, from_coordinator) = unbounded_channel();

@@ -2,17 +2,17 @@
 //!
 //! Meanings of commands are tested elsewhere; SET, GET and a protocol error are enough here.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::coordination::in_process::InProcess;
 use super::joined::BATCHES_MAX;
-use super::node::HOLD_STUCK_MS;
+use super::node::{HOLD_DEAD_MS, HOLD_STUCK_MS};
 use super::post::Letter;
 use super::server::{Coordination, Options, Server, StartError};
 use crate::base::ids::ConnId;
-use crate::base::limits::OUTPUT_BYTES_PAUSE;
+use crate::base::limits::{OPERATORS_MAX, OUTPUT_BYTES_PAUSE};
 use crate::cluster::role::Role;
 use crate::keeper::{KeeperConfig, ReadMode, WritesOnReplica};
 
@@ -424,13 +424,7 @@ fn operators_get_status_metrics_and_health() {
     let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
     eventually("the node leads", || server.node().role() == Role::Leader);
     let admin = server.admin_addr().unwrap();
-    // The sending side stays open: to an HTTP server a client that closed it may be one that left.
-    let http = |request: String| {
-        let mut socket = connect(admin);
-        socket.write_all(request.as_bytes()).unwrap();
-        receive_all(&mut socket)
-    };
-    let get = |path: &str| http(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let get = |path: &str| http(admin, "GET", path);
     let status = get("/status");
     assert!(status.starts_with("HTTP/1.1 200") && status.contains(r#""role":"leader""#), "{status}");
     let metrics = get("/metrics");
@@ -441,9 +435,90 @@ fn operators_get_status_metrics_and_health() {
     }
     assert!(!metrics.contains("datakeeper_lag_ms{"), "a node without replicas knows no lag: {metrics}");
     assert!(get("/healthz").ends_with("\r\n\r\nok\n"));
-    let crash =
-        http(format!("POST /crash/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "n1"));
+    let crash = http(admin, "POST", "/crash/n1");
     assert!(crash.starts_with("HTTP/1.1 404"), "only `local` can crash nodes: {crash}");
+}
+
+/// One request, and all that is answered. The sending side stays open: to an HTTP server a client that closed it may be one that left.
+fn http(admin: SocketAddr, method: &str, path: &str) -> String {
+    let mut socket = connect(admin);
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    receive_all(&mut socket)
+}
+
+#[test]
+fn load_balancers_find_the_leader_the_replicas_and_who_is_ready() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let service = InProcess::new();
+    let start = |name| Server::start(Options { admin_listen: Some(free), ..options(name, &service) }).unwrap();
+    let servers = ["n1", "n2"].map(start);
+    eventually("a leader and a replica", || {
+        servers[0].node().role() == Role::Leader && servers[1].node().role() == Role::Replica
+    });
+    let ask = |i: usize, method: &str, path: &str| http(servers[i].admin_addr().unwrap(), method, path);
+    eventually("the replica is fresh", || ask(1, "GET", "/replica?max_lag_ms=5000").starts_with("HTTP/1.1 200"));
+    for (path, of_leader, of_replica) in [
+        ("/ready", 200, 200),
+        ("/leader", 200, 503),
+        ("/primary", 200, 503),
+        ("/replica", 503, 200),
+        ("/read", 200, 200),
+        ("/read?max_lag_ms=60000", 200, 200),
+        ("/healthz?node=n1", 200, 404),
+        ("/read?node=n9", 404, 404),
+        ("/read?max_lag_ms=x", 400, 400),
+        ("/leader?max_lag_ms=1", 400, 400),
+    ] {
+        for (i, code) in [(0, of_leader), (1, of_replica)] {
+            for method in ["GET", "HEAD", "OPTIONS"] {
+                let answer = ask(i, method, path);
+                assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{method} {path} at n{}: {answer}", i + 1);
+                let body = answer.split_once("\r\n\r\n").unwrap().1;
+                let wanted = ["leader 1\n", "replica 1\n"][i];
+                assert!(code / 100 == 4 || body == if method == "HEAD" { "" } else { wanted }, "{path}: {answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_hold_delays_neither_health_nor_readiness_and_status_gives_up() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
+    eventually("the node leads", || server.node().role() == Role::Leader);
+    let admin = server.admin_addr().unwrap();
+    server.node().with_keeper(|_, now, _| {
+        // More of those that wait for the lock than may.
+        let mut waiting: Vec<TcpStream> = (0..6).map(|_| connect(admin)).collect();
+        for socket in &mut waiting {
+            socket.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        }
+        for path in ["/healthz", "/ready", "/leader", "/read"] {
+            let answer = http(admin, "GET", path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        }
+        assert!(http(admin, "GET", "/status").starts_with("HTTP/1.1 503"), "there is no room to wait");
+        let node = server.node();
+        let limit = now.boot.plus_ms(HOLD_DEAD_MS);
+        assert!(!node.is_held_for(limit, HOLD_DEAD_MS) && node.is_held_for(limit.plus_ms(1), HOLD_DEAD_MS));
+    });
+    eventually("status is told again", || http(admin, "GET", "/status").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_supervisor_out() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::start(Options { admin_listen: Some(free), ..options("n1", &InProcess::new()) }).unwrap();
+    let admin = server.admin_addr().unwrap();
+    let mut half_open: Vec<TcpStream> = (0..3 * OPERATORS_MAX).map(|_| connect(admin)).collect();
+    for socket in &mut half_open {
+        let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: "); // the first are closed by now
+    }
+    assert!(http(admin, "GET", "/healthz").ends_with("\r\n\r\nok\n"));
+    // A socket with something unread in it is reset, not closed.
+    let end = half_open[0].read(&mut [0; 64]);
+    assert!(end.as_ref().is_ok_and(|n| *n == 0) || end.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
 }
 
 #[test]

@@ -204,3 +204,15 @@ fn receive(from: &mut impl BufRead) -> io::Result<Reply> {
         _ => return Err(strange(&line)),
     })
 }
+
+/// One request to the operators' address, and everything that it answers.
+///
+/// # Panics
+/// If the node takes none.
+#[must_use]
+pub fn http_get(addr: SocketAddr, path: &str) -> String {
+    let mut client = Client::connect(addr).expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    client.send(request.as_bytes()).expect("a request is taken");
+    String::from_utf8_lossy(&client.rest()).into_owned()
+}

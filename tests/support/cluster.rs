@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -100,6 +101,8 @@ pub struct Process {
     host: Option<Host>,
     args: Vec<String>,
     environment: Vec<(&'static str, String)>,
+    /// Files that it may open; none: as many as this process.
+    open_files: Option<u64>,
     child: Option<Child>,
     said: PathBuf,
 }
@@ -112,12 +115,25 @@ impl Process {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = format!("datakeeper-{}-{number}-{name}.log", std::process::id());
         let said = std::env::temp_dir().join(file);
-        Process { name: name.to_string(), host: None, args, environment: Vec::new(), child: None, said }
+        Process {
+            name: name.to_string(),
+            host: None,
+            args,
+            environment: Vec::new(),
+            open_files: None,
+            child: None,
+            said,
+        }
     }
 
     /// Sets a variable for all runs to come.
     pub fn set_env(&mut self, key: &'static str, value: &str) {
         self.environment.push((key, value.to_string()));
+    }
+
+    /// Bounds the files that all runs to come may open.
+    pub fn set_open_files(&mut self, limit: u64) {
+        self.open_files = Some(limit);
     }
 
     /// Runs it.
@@ -127,7 +143,18 @@ impl Process {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(&self.said).expect("a file for the log");
-        let child = command(binary(), self.host.as_ref())
+        let mut command = command(binary(), self.host.as_ref());
+        if let Some(limit) = self.open_files {
+            let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+            // SAFETY: plain system call on a value of ours.
+            let set = move || match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            };
+            // SAFETY: one system call between fork and exec, which allocates nothing.
+            unsafe { command.pre_exec(set) };
+        }
+        let child = command
             .args(&self.args)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())

@@ -8,7 +8,6 @@
 use std::fmt::{Display, Write};
 
 use crate::base::clock::Now;
-use crate::base::limits::CLIENTS_MAX;
 use crate::cluster::role::Role;
 use crate::command::REDIS_VERSION;
 use crate::keeper::pubsub::Kind;
@@ -123,7 +122,7 @@ impl Keeper {
         let blocked = self.blocked.iter().filter(|conn| self.waiting.contains_key(conn)).count();
         fields.put("connected_clients", self.sessions.len());
         fields.put("cluster_connections", self.links.len());
-        fields.put("maxclients", CLIENTS_MAX);
+        fields.put("maxclients", self.config.clients_max);
         fields.put("blocked_clients", blocked);
         fields.put("tracking_clients", self.tracking.clients());
         fields.put("waiting_clients", self.waiting.len() - blocked);

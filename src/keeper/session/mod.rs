@@ -31,7 +31,6 @@ use hashbrown::HashMap;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, ConnId, Position};
-use crate::base::limits::CLIENTS_MAX;
 use crate::command::{SessionCommand, SliceState};
 use crate::resp::{Args, Output, Protocol, Reply};
 
@@ -288,12 +287,17 @@ impl Keeper {
         self.stopping
     }
 
-    /// A client connected. `false`: there are [`CLIENTS_MAX`] already, or the process ends; the connection has to be closed.
+    /// A client was turned away before it was looked at.
+    pub fn count_rejected(&mut self) {
+        self.stats.rejected += 1;
+    }
+
+    /// A client connected. `false`: there are as many as may be already, or the process ends; the connection has to be closed.
     pub fn client_connected(&mut self, now: Now, conn: ConnId, addr: String, local_addr: String) -> bool {
         if self.stopping {
             return false;
         }
-        if self.sessions.len() >= CLIENTS_MAX {
+        if self.sessions.len() >= self.config.clients_max {
             self.stats.rejected += 1;
             return false;
         }

@@ -8,9 +8,7 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use crate::base::limits::{
-    BULK_BYTES_MAX, CLIENTS_MAX, PUSHED_BYTES_MAX, PUSHED_BYTES_SLOW, PUSHED_SLOW_MS, SLOWLOG_LEN_MAX,
-};
+use crate::base::limits::{BULK_BYTES_MAX, PUSHED_BYTES_MAX, PUSHED_BYTES_SLOW, PUSHED_SLOW_MS, SLOWLOG_LEN_MAX};
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
@@ -188,7 +186,7 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("client-output-buffer-limit", |_| buffer_limits(), AtStart),
     Parameter::new("cluster-enabled", |_| "yes".into(), AtStart),
     Parameter::new("databases", |_| "1".into(), AtStart),
-    Parameter::new("maxclients", |_| CLIENTS_MAX.to_string(), AtStart),
+    Parameter::new("maxclients", |k| k.config.clients_max.to_string(), AtStart),
     Parameter::new("proto-max-bulk-len", |_| BULK_BYTES_MAX.to_string(), AtStart),
     Parameter::new("repl-backlog-size", |k| k.config.backlog_bytes.to_string(), AtStart)
         .key("replication.backlog_bytes"),
