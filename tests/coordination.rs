@@ -199,6 +199,7 @@ fn registration(name: &str, port: u16, copy: u128, started_ms: u64) -> Registrat
         copy: CopyId(copy),
         client_addr: format!("h:{port}"),
         repl_addr: format!("h:1{port}"),
+        sentinel_addr: None,
         rank: 0,
         dataset: None,
         empty: true,

@@ -3,7 +3,7 @@
 //! Each file under `tests/scripts/sessions` begins with nothing running:
 //! ```text
 //! // a comment
-//! @password             nodes started from here on want the password "open sesame"
+//! @password             nodes started from here on want the password "open sesame", and have a Sentinel port, but for n1
 //! @joiner               nodes started from here on found no cluster; @founder: they may
 //! @readonly             nodes started from here on answer writes with -READONLY while they do not lead
 //! @strict               nodes started from here on answer reads after READONLY alone while they do not lead
@@ -14,6 +14,7 @@
 //! @cut_off n0           nobody hears that node any more, and it hears nobody
 //! @crash n0
 //! @as n0 a              what follows is sent to n0 on the connection called `a`, a new one if there is none
+//! @sentinel n0 a        the same at its Sentinel port
 //! > CLIENT SETNAME "x"  a command
 //! +OK                   its reply: a line per CRLF; a line end of another kind is shown as `\n` and ends the line, too
 //! closed                the connection ends after the reply
@@ -49,6 +50,8 @@ fn realistic(i: usize, config: &mut KeeperConfig) {
 fn with_password(i: usize, config: &mut KeeperConfig) {
     realistic(i, config);
     config.password = Some(b"open sesame".to_vec());
+    // n1 has no port for that.
+    config.sentinel_addr = (i != 1).then(|| format!("10.0.0.{i}:26379"));
 }
 
 fn joiner(i: usize, config: &mut KeeperConfig) {
@@ -199,6 +202,11 @@ fn replay(script: &str) -> String {
                 let conn = *conns.entry(key.clone()).or_insert_with(|| world.connect(key.0));
                 at = Some((key.0, conn));
             }
+            ["@sentinel", name, conn] => {
+                let key = (node(name), conn.to_string());
+                let conn = *conns.entry(key.clone()).or_insert_with(|| world.connect_to_sentinel(key.0));
+                at = Some((key.0, conn));
+            }
             _ => panic!("an unknown directive: {line}"),
         }
     }
@@ -256,6 +264,7 @@ transcripts!(
     readonly,
     replicas,
     sentinel,
+    sentinel_port,
     slow,
     tracking,
     transaction,

@@ -109,6 +109,7 @@ impl Cluster {
         options.advertise = None;
         options.repl_listen = repl_listen;
         options.repl_advertise = None;
+        options.sentinel_listen = None;
         options.admin_listen = None;
         options.threads = self.config.threads.unwrap_or(1);
         options.set_log_level = Some(self.set_log_level.clone());

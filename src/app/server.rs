@@ -40,12 +40,13 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
     let server = Server::start(options).map_err(|error| error.to_string())?;
     let (mut failure, mut shutdown) = (server.failure(), server.shutdown());
     tracing::info!(
-        "node {} of cluster {} listens: clients {}, nodes {}, operators {}",
+        "node {} of cluster {} listens: clients {}, nodes {}, operators {}, as a Sentinel {}",
         config.node_name,
         config.cluster,
         server.client_addr(),
         server.repl_addr(),
         server.admin_addr().map_or_else(|| "nowhere".to_owned(), |addr| addr.to_string()),
+        server.sentinel_addr().map_or_else(|| "to clients alone".to_owned(), |addr| addr.to_string()),
     );
     let failed = tokio::select! {
         biased; // a node that cannot go on says so even if it is being stopped
@@ -211,6 +212,8 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         advertise: config.advertise.clone(),
         repl_listen: config.replication.listen,
         repl_advertise: config.replication.advertise.clone(),
+        sentinel_listen: config.sentinel_listen,
+        sentinel_advertise: config.sentinel_advertise.clone(),
         admin_listen: Some(config.admin_listen),
         threads,
         write_config: None,

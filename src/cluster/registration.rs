@@ -15,6 +15,9 @@ pub struct Registration {
     pub client_addr: String,
     /// `host:port` for replication links.
     pub repl_addr: String,
+    /// `host:port` at which it is a Sentinel and nothing else; none if there is no such port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel_addr: Option<String>,
     /// Order among nodes when nothing else decides; the lower first.
     #[serde(default)]
     pub rank: u32,

@@ -162,7 +162,8 @@ impl CommandError {
     }
 
     /// `name` with `args` after it is no command.
-    pub(super) fn unknown_command<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]>) -> CommandError {
+    #[must_use]
+    pub fn unknown_command<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]>) -> CommandError {
         let mut shown = Vec::new();
         for arg in args {
             if shown.len() >= QUOTED_BYTES_MAX {

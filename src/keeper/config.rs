@@ -118,6 +118,8 @@ pub struct KeeperConfig {
     pub client_addr: String,
     /// `host:port` for replication links.
     pub repl_addr: String,
+    /// `host:port` of the Sentinel port, if there is one.
+    pub sentinel_addr: Option<String>,
     /// Order among nodes when nothing else decides.
     pub rank: u32,
     /// Number of the process, for INFO.
@@ -173,6 +175,7 @@ impl KeeperConfig {
             cluster: cluster.to_string(),
             client_addr: "127.0.0.1:6379".to_string(),
             repl_addr: "127.0.0.1:16379".to_string(),
+            sentinel_addr: None,
             rank: 0,
             process_id: 0,
             started: Wall(0),

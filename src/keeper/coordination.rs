@@ -127,6 +127,7 @@ impl Keeper {
             copy: self.me.copy,
             client_addr: self.config.client_addr.clone(),
             repl_addr: self.config.repl_addr.clone(),
+            sentinel_addr: self.config.sentinel_addr.clone(),
             rank: self.config.rank,
             dataset: self.dataset,
             empty: self.dataset.is_none(),

@@ -288,6 +288,10 @@ impl Keeper {
         if !session.trusted && !spec.flags.has(Flag::NoAuth) {
             return self.reject(spec, protocol, "NOAUTH Authentication required.", out);
         }
+        if session.at_sentinel && !session.asks_sentinel(spec) {
+            let text = CommandError::unknown_command(args.get(0), args.iter().skip(1)).text().into_owned();
+            return self.reject(spec, protocol, &text, out);
+        }
         if session.subscriptions.is_some() && session.refuses(spec) {
             let text = format!(
                 "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
@@ -311,6 +315,7 @@ impl Keeper {
         }
         match spec.exec {
             Exec::Data(run) => {
+                session.has_worked = true;
                 let write = spec.flags.has(Flag::Write);
                 let gate = gates.of(spec.flags);
                 if gate != Gate::Serve

@@ -69,6 +69,8 @@ pub(super) struct Message<'a> {
     sharded: bool,
     /// It is told at this node alone.
     here: bool,
+    /// The cluster has changed: who is at the Sentinel port is told of nothing else.
+    change: bool,
     /// Subscriptions from this number on came after it.
     later: u64,
     channel: &'a [u8],
@@ -78,7 +80,7 @@ pub(super) struct Message<'a> {
 impl<'a> Message<'a> {
     /// One that is told at this node alone.
     pub fn here(channel: &'a [u8], text: &'a [u8]) -> Message<'a> {
-        Message { sharded: false, here: true, later: u64::MAX, channel, text }
+        Message { sharded: false, here: true, change: false, later: u64::MAX, channel, text }
     }
 
     /// The same, from before the subscriptions from this number on.
@@ -116,13 +118,13 @@ impl Held {
 
 impl Kept {
     fn of(message: &Message<'_>) -> Kept {
-        let Message { sharded, here, later, channel, text } = *message;
+        let Message { sharded, here, later, channel, text, .. } = *message;
         Kept { sharded, here, later, channel: Bytes::copy_from_slice(channel), text: Bytes::copy_from_slice(text) }
     }
 
     fn message(&self) -> Message<'_> {
         let Kept { sharded, here, later, ref channel, ref text } = *self;
-        Message { sharded, here, later, channel, text }
+        Message { sharded, here, change: false, later, channel, text }
     }
 }
 
@@ -163,6 +165,8 @@ enum Own {
 pub(super) struct PubSub {
     /// Each with the number of its subscription.
     listeners: ByKind<BTreeMap<Bytes, BTreeMap<ConnId, u64>>>,
+    /// Those of them that came to the Sentinel port.
+    at_sentinel: BTreeSet<ConnId>,
     /// The number of the next subscription.
     next: u64,
     /// So many notes about keys were there, and not told, when the subscription of that number came.
@@ -182,7 +186,8 @@ impl PubSub {
 
     /// Those who are to be told, with the pattern by which each is; once for each that matches.
     fn listeners_of(&self, message: &Message<'_>) -> Listeners {
-        let told = |(conn, number): (&ConnId, &u64)| (*number < message.later).then_some(*conn);
+        let hears = |conn: &ConnId| message.change || !self.at_sentinel.contains(conn);
+        let told = |(conn, number): (&ConnId, &u64)| (*number < message.later && hears(conn)).then_some(*conn);
         let all = |conns: &BTreeMap<ConnId, u64>| conns.iter().filter_map(told).collect();
         let kind = if message.sharded { Kind::Shard } else { Kind::Channel };
         let exact = self.listeners[kind as usize].get(message.channel).map(|conns| (None, all(conns)));
@@ -341,6 +346,9 @@ impl Keeper {
         if names + args.len() - 1 > SUBSCRIPTIONS_MAX || bytes + args.bytes() > SUBSCRIPTION_BYTES_MAX {
             return Err(TOO_MANY.into());
         }
+        if session.at_sentinel {
+            self.pubsub.at_sentinel.insert(conn);
+        }
         let (notes, next) = (self.store.notes(), self.pubsub.next);
         if self.pubsub.noted.last().map_or(0, |(earlier, _)| *earlier) < notes {
             self.pubsub.noted.push((notes, next));
@@ -389,6 +397,7 @@ impl Keeper {
 
     /// The connection listens to nothing any more, and is told nothing.
     pub(super) fn unsubscribe_all(&mut self, conn: ConnId, session: &mut Session) {
+        self.pubsub.at_sentinel.remove(&conn);
         let Some(subscriptions) = session.subscriptions.take() else { return };
         for (kind, names) in [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().zip(&subscriptions.names) {
             names.iter().for_each(|name| self.pubsub.remove(kind, name, conn));
@@ -410,7 +419,8 @@ impl Keeper {
         {
             return Ok(Flow::Block { until });
         }
-        let message = Message { sharded, here: false, later: u64::MAX, channel: args.get(1), text: args.get(2) };
+        let message =
+            Message { sharded, here: false, change: false, later: u64::MAX, channel: args.get(1), text: args.get(2) };
         let end = self.log.end();
         let need = if self.scratch.is_empty() { session.written.offset.min(end) } else { end.next() };
         let waits = need > self.acked && self.leading.is_some() && self.config.acks == Acks::InSync;
@@ -459,7 +469,7 @@ impl Keeper {
     /// Tells those who listen here that the cluster has changed, as a Sentinel would. A pattern has to begin with a sign, or its connection to
     /// have used SENTINEL: others mean what applications publish.
     pub(super) fn announce_change(&mut self, now: Now, channel: &str, text: &str, fx: &mut Effects) {
-        let message = Message::here(channel.as_bytes(), text.as_bytes());
+        let message = Message { change: true, ..Message::here(channel.as_bytes(), text.as_bytes()) };
         let mut listeners = self.pubsub.listeners_of(&message);
         for (pattern, conns) in &mut listeners {
             let by_sign = |p: &Bytes| matches!(p.strip_prefix(b"[").unwrap_or(p), [b'+' | b'-', ..]);
@@ -552,7 +562,7 @@ impl Keeper {
         let Some((channel, text)) = body.split_at_checked(head.channel as usize) else {
             return Err(WireError(format!("a channel of {} bytes in a message of {}", head.channel, body.len())));
         };
-        let message = Message { sharded: head.sharded, here: false, later: u64::MAX, channel, text };
+        let message = Message { sharded: head.sharded, here: false, change: false, later: u64::MAX, channel, text };
         self.announce(now, &message, Some(link), fx);
         Ok(())
     }

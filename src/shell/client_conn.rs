@@ -229,7 +229,7 @@ pub(super) const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 impl Client {
     /// Makes the connection known to the Keeper; none, and the client is told so, if there are too many.
-    fn greet(worker: &Rc<Worker>, Arrival { socket, peer }: Arrival) -> Option<Client> {
+    fn greet(worker: &Rc<Worker>, Arrival { socket, peer, at_sentinel }: Arrival) -> Option<Client> {
         let posts = &worker.node.posts;
         let conn = ConnId((posts[worker.index].next_given() + 1) * posts.len() as u64 + worker.index as u64);
         let socket = match TcpStream::from_std(socket) {
@@ -241,7 +241,10 @@ impl Client {
         };
         let local = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let (welcome, trusted, stopping) = worker.node.with_keeper(|keeper, now, _| {
-            let welcome = keeper.client_connected(now, conn, peer.to_string(), local);
+            let welcome = match at_sentinel {
+                false => keeper.client_connected(now, conn, peer.to_string(), local),
+                true => keeper.sentinel_client_connected(now, conn, peer.to_string(), local),
+            };
             (welcome, keeper.is_trusted(conn), keeper.is_stopping())
         });
         if !welcome {

@@ -33,6 +33,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Arrival {
     pub(super) socket: std::net::TcpStream,
     pub(super) peer: SocketAddr,
+    /// It came to the Sentinel port.
+    pub(super) at_sentinel: bool,
 }
 
 /// Takes a port. `SO_REUSEADDR` lets a restarted node have the port of the one before; a port in use is still refused.
@@ -102,7 +104,7 @@ pub(super) async fn serve_clients(node: Arc<Node>, index: usize, mut arrivals: U
 
 /// Accepts clients and sends each to the thread that has the fewest, for as long as the node lives. Those that are too many are turned away here, before
 /// they wait for a thread: each has an open file, and files are kept for other things.
-pub(super) async fn accept_clients(node: Arc<Node>, listener: TcpListener) {
+pub(super) async fn accept_clients(node: Arc<Node>, listener: TcpListener, at_sentinel: bool) {
     accept(&listener, "client", |mut socket, peer| {
         if node.clients() >= node.clients_max {
             node.with_keeper(|keeper, _, _| keeper.count_rejected());
@@ -115,7 +117,7 @@ pub(super) async fn accept_clients(node: Arc<Node>, listener: TcpListener) {
             tracing::debug!(%peer, "no keep-alive: {error}");
         }
         if let Some(post) = node.posts.iter().rev().min_by_key(|post| post.load()) {
-            post.send(Arrival { socket, peer });
+            post.send(Arrival { socket, peer, at_sentinel });
         }
     })
     .await;

@@ -61,6 +61,10 @@ pub struct Options {
     pub repl_listen: SocketAddr,
     /// `host:port` registered for other nodes; none: the address that was bound.
     pub repl_advertise: Option<String>,
+    /// Where the node is a Sentinel and nothing else; none: nowhere.
+    pub sentinel_listen: Option<SocketAddr>,
+    /// `host:port` of that for clients; none: the address that was bound.
+    pub sentinel_advertise: Option<String>,
     /// Where operators' HTTP requests come in; none: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// Threads that serve clients, at least 1.
@@ -83,6 +87,8 @@ impl Options {
             advertise: None,
             repl_listen: free,
             repl_advertise: None,
+            sentinel_listen: None,
+            sentinel_advertise: None,
             admin_listen: None,
             threads: 1,
             write_config: None,
@@ -156,6 +162,7 @@ pub struct Server {
     node: Arc<Node>,
     client_addr: SocketAddr,
     repl_addr: SocketAddr,
+    sentinel_addr: Option<SocketAddr>,
     admin: Option<Admin>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -173,6 +180,8 @@ impl Server {
             advertise,
             repl_listen,
             repl_advertise,
+            sentinel_listen,
+            sentinel_advertise,
             admin_listen,
             threads,
             write_config,
@@ -180,11 +189,14 @@ impl Server {
         } = options;
         let (clients, client_addr) = bind("listen", listen)?;
         let (nodes, repl_addr) = bind("replication.listen", repl_listen)?;
+        let sentinel = sentinel_listen.map(|addr| bind("sentinel.listen", addr)).transpose()?;
         let operators = admin_listen.map(|addr| bind("admin.listen", addr)).transpose()?;
 
         let now = clock::now();
         keeper.client_addr = advertise.unwrap_or_else(|| client_addr.to_string());
         keeper.repl_addr = repl_advertise.unwrap_or_else(|| repl_addr.to_string());
+        let sentinel_addr = sentinel.as_ref().map(|(_, addr)| *addr);
+        keeper.sentinel_addr = sentinel_addr.map(|bound| sentinel_advertise.unwrap_or_else(|| bound.to_string()));
         keeper.started = now.wall;
         keeper.process_id = std::process::id();
         keeper.stopwatch = clock::boot;
@@ -208,11 +220,12 @@ impl Server {
             })
             .unzip();
         let node = Arc::new(Node::new(id, clients_max, keeper, pulse_cell, posts.into(), write_config, set_log_level));
-        let mut server = Server { node, client_addr, repl_addr, admin: None, threads: Vec::new() };
+        let mut server = Server { node, client_addr, repl_addr, sentinel_addr, admin: None, threads: Vec::new() };
 
         let (events, from_coordinator) = unbounded_channel();
         let (links, accepted_links) = unbounded_channel();
-        let mut first = Some(FirstThread { clients, from_coordinator, accepted_links });
+        let sentinel = sentinel.map(|(listener, _)| listener);
+        let mut first = Some(FirstThread { clients, sentinel, from_coordinator, accepted_links });
         for (index, arrivals) in arrivals.into_iter().enumerate() {
             let node = server.node.clone();
             let first = first.take();
@@ -269,6 +282,12 @@ impl Server {
     #[must_use]
     pub fn repl_addr(&self) -> SocketAddr {
         self.repl_addr
+    }
+
+    /// Where the node is a Sentinel and nothing else, if anywhere.
+    #[must_use]
+    pub fn sentinel_addr(&self) -> Option<SocketAddr> {
+        self.sentinel_addr
     }
 
     /// Where operators connect, if anywhere.
@@ -366,6 +385,7 @@ pub fn bind(key: &'static str, addr: SocketAddr) -> Result<(std::net::TcpListene
 /// What thread 0 does beside its clients.
 struct FirstThread {
     clients: std::net::TcpListener,
+    sentinel: Option<std::net::TcpListener>,
     from_coordinator: UnboundedReceiver<CoordEvent>,
     accepted_links: UnboundedReceiver<std::net::TcpStream>,
 }
@@ -381,11 +401,14 @@ impl FirstThread {
                 for_events.handle(Event::Coord(event.into()));
             }
         });
-        match TcpListener::from_std(self.clients) {
-            Ok(listener) => {
-                tokio::task::spawn_local(runtime::accept_clients(node.clone(), listener));
+        for (listener, at_sentinel) in [(Some(self.clients), false), (self.sentinel, true)] {
+            match listener.map(TcpListener::from_std).transpose() {
+                Ok(None) => {}
+                Ok(Some(listener)) => {
+                    tokio::task::spawn_local(runtime::accept_clients(node.clone(), listener, at_sentinel));
+                }
+                Err(error) => node.fail(format!("a listener for clients cannot be used: {error}")),
             }
-            Err(error) => node.fail(format!("the client listener cannot be used: {error}")),
         }
     }
 }

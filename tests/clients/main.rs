@@ -39,7 +39,6 @@ const LIBRARIES: &[Library] = &[
     },
     library("ioredis-newest", Runner::Node("node-newest"), &["node/ioredis.js"]),
     library("ioredis-older", Runner::Node("node-older"), &["node/ioredis.js"]),
-    // Its client for Sentinel insists on ROLE saying `sentinel`; a node says what it is to the data.
     Library {
         ways: &[Way::Plain, Way::Cluster],
         habits: Habits { waits_for_node: true, tells_redirects: true },
@@ -48,6 +47,15 @@ const LIBRARIES: &[Library] = &[
     Library {
         ways: &[Way::Plain, Way::Cluster],
         habits: Habits { waits_for_node: false, tells_redirects: true },
+        ..library("redis-rs", Runner::Executable("redis_rs"), &["rust/src/bin/redis_rs.rs", "async"])
+    },
+    // Its client for Sentinel insists on ROLE saying `sentinel`, as it does at the Sentinel port.
+    Library {
+        ways: &[Way::SentinelPort],
+        ..library("redis-rs", Runner::Executable("redis_rs"), &["rust/src/bin/redis_rs.rs", "blocking"])
+    },
+    Library {
+        ways: &[Way::SentinelPort],
         ..library("redis-rs", Runner::Executable("redis_rs"), &["rust/src/bin/redis_rs.rs", "async"])
     },
     library("fred", Runner::Executable("fred"), &["rust/src/bin/fred.rs"]),
@@ -80,12 +88,16 @@ struct Story {
 
 impl Story {
     /// Starts the clients of these ways, which are told of all nodes.
-    fn start(nodes: &[SocketAddr], ways: &[Way], told_nothing: fn(&Program) -> bool) -> Story {
+    fn start(cluster: &Cluster, nodes: &[SocketAddr], ways: &[Way], told_nothing: fn(&Program) -> bool) -> Story {
+        let sentinels: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.sentinel).collect();
         let mut story = Story { programs: Vec::new(), told_nothing, problems: Vec::new(), table: Vec::new() };
         let all = LIBRARIES.iter().flat_map(|library| library.ways.iter().map(move |way| (library, *way)));
         let all: Vec<(&Library, Way)> = all.filter(|(_, way)| ways.contains(way)).collect();
         for crowd in all.chunks(CROWD) {
-            story.programs.extend(crowd.iter().map(|(library, way)| Program::start(library, *way, nodes)));
+            story.programs.extend(crowd.iter().map(|(library, way)| {
+                let told = if *way == Way::SentinelPort { &sentinels } else { nodes };
+                Program::start(library, *way, told)
+            }));
             story.wait("start", START_MAX, everybody, |program| program.said().ready);
         }
         story.table = story.programs.iter().map(|p| format!("{:<34}", p.name)).collect();
@@ -247,7 +259,7 @@ fn client_libraries_go_through_a_killed_leader_a_handover_and_a_stop() {
     let _alone = alone();
     let Some((mut cluster, nodes)) = start("reads_on_replica=readonly") else { return };
     cli::tour(&cluster);
-    let mut story = Story::start(&nodes, ALL, Program::follows_redirects);
+    let mut story = Story::start(&cluster, &nodes, &[ALL, &[Way::SentinelPort]].concat(), Program::follows_redirects);
     story.wait_for_writes("calm", RECOVERY_MAX, everybody);
     story.column("calm", true);
     for killed in [true, false] {
@@ -279,7 +291,7 @@ fn who_is_at_a_replica_stays_there_if_it_passes_writes_on() {
     let Some((mut cluster, mut nodes)) = start("writes_on_replica=proxy") else { return };
     nodes.rotate_left(1);
     // Plain clients begin there; clients of Sentinel find themselves there after the handover.
-    let mut story = Story::start(&nodes, &[Way::Plain, Way::Sentinel], everybody);
+    let mut story = Story::start(&cluster, &nodes, &[Way::Plain, Way::Sentinel, Way::SentinelPort], everybody);
     story.wait_for_writes("calm", RECOVERY_MAX, everybody);
     story.column("calm", true);
     let (leader, _) = cluster.wait_until_whole();

@@ -17,6 +17,8 @@ pub enum Way {
     Cluster,
     /// It asks any node, as if that were a Sentinel.
     Sentinel,
+    /// It asks any node's Sentinel port.
+    SentinelPort,
 }
 
 impl Way {
@@ -24,7 +26,7 @@ impl Way {
         match self {
             Way::Plain => "plain",
             Way::Cluster => "cluster",
-            Way::Sentinel => "sentinel",
+            Way::Sentinel | Way::SentinelPort => "sentinel",
         }
     }
 }

@@ -289,6 +289,8 @@ pub struct Node {
     pub replication: SocketAddr,
     /// Where operators connect.
     pub admin: SocketAddr,
+    /// Where it is a Sentinel and nothing else.
+    pub sentinel: SocketAddr,
     /// The process.
     pub process: Process,
 }
@@ -297,27 +299,33 @@ impl Node {
     /// Prepares a node with nothing but its name, its addresses and where ZooKeeper is; `more` are further arguments.
     #[must_use]
     pub fn new(name: &str, zookeeper: &str, more: &[&str]) -> Node {
-        Node::listening(name, [free_addr(), free_addr(), free_addr()], zookeeper, more)
+        Node::listening(name, [free_addr(), free_addr(), free_addr(), free_addr()], zookeeper, more)
     }
 
     /// The same, at a host of its own.
     #[must_use]
     pub fn on(host: &Host, name: &str, zookeeper: &str, more: &[&str]) -> Node {
-        let addrs = [6379, 16379, 26379].map(|port| SocketAddr::from((host.ip, port)));
+        let addrs = [6379, 16379, 8081, 26379].map(|port| SocketAddr::from((host.ip, port)));
         let mut node = Node::listening(name, addrs, zookeeper, more);
         node.process.host = Some(host.clone());
         node
     }
 
-    fn listening(name: &str, [addr, replication, admin]: [SocketAddr; 3], zookeeper: &str, more: &[&str]) -> Node {
+    fn listening(
+        name: &str,
+        [addr, replication, admin, sentinel]: [SocketAddr; 4],
+        zookeeper: &str,
+        more: &[&str],
+    ) -> Node {
         let mut args: Vec<String> = ["server", "--node-name", name].map(String::from).into();
         for (flag, value) in [("--listen", addr), ("--replication-listen", replication), ("--admin-listen", admin)] {
             args.extend([flag.to_string(), value.to_string()]);
         }
         args.extend(["--zookeeper".to_string(), zookeeper.to_string()]);
+        args.extend(["--set".to_string(), format!("sentinel.listen={sentinel}")]);
         args.extend(more.iter().map(ToString::to_string));
         let process = Process::new(name, args);
-        Node { name: name.to_string(), addr, replication, admin, process }
+        Node { name: name.to_string(), addr, replication, admin, sentinel, process }
     }
 
     /// A connection of a client.

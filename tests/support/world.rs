@@ -612,6 +612,17 @@ impl World {
         conn
     }
 
+    /// The same at the Sentinel port.
+    pub fn connect_to_sentinel(&mut self, i: usize) -> ConnId {
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        let (now, peer) = (self.now_of(i), format!("10.9.0.1:{}", 40_000 + self.conns));
+        let node = self.nodes[i].as_mut().unwrap();
+        assert!(node.keeper.sentinel_client_connected(now, conn, peer, format!("10.0.0.{i}:26379")));
+        node.conns.insert(conn);
+        conn
+    }
+
     /// Executes one command and returns the reply once it may leave.
     pub fn ask_on(&mut self, i: usize, conn: ConnId, words: &[&str]) -> Vec<u8> {
         let deadline = self.now_ms + 3_000;

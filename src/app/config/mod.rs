@@ -85,6 +85,8 @@ const KEYS: &[Key] = &[
     secret("replication.secret"),
     open("replication.secret_file"),
     open("admin.listen"),
+    open("sentinel.listen"),
+    open("sentinel.advertise"),
     open("memory.max_bytes"),
     open("memory.eviction"),
     open("memory.eviction_samples"),
@@ -113,6 +115,8 @@ const DECIDED_BY_LOCAL: &[&str] = &[
     "replication.listen",
     "replication.advertise",
     "admin.listen",
+    "sentinel.listen",
+    "sentinel.advertise",
 ];
 
 /// The paths of all keys, in the order of `config.yml`.
@@ -262,6 +266,10 @@ pub struct Config {
     pub replication: Replication,
     /// The operators' HTTP address; port 0 takes a free one.
     pub admin_listen: SocketAddr,
+    /// Where the node is a Sentinel and nothing else; none: nowhere.
+    pub sentinel_listen: Option<SocketAddr>,
+    /// `host:port` given to clients for that, exactly as written; none: the address that was bound.
+    pub sentinel_advertise: Option<String>,
     /// Limits on data.
     pub memory: Memory,
     /// Which commands SLOWLOG and LATENCY tell of.
@@ -549,6 +557,8 @@ impl Config {
             "replication.backlog_bytes" => backlog_bytes.into(),
             "replication.secret" => return hidden(&self.replication.secret),
             "admin.listen" => self.admin_listen.to_string().into(),
+            "sentinel.listen" => or_null(&self.sentinel_listen.map(|addr| addr.to_string())),
+            "sentinel.advertise" => or_null(&self.sentinel_advertise),
             "memory.max_bytes" => self.memory.max_bytes.unwrap_or(0).into(),
             "memory.eviction" => self.memory.eviction.as_str().into(),
             "memory.eviction_samples" => self.memory.eviction_samples.into(),
@@ -659,6 +669,8 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             secret: secret_of(reader, "replication.secret", "replication.secret_file"),
         },
         admin_listen: address(reader, "admin.listen", 8081),
+        sentinel_listen: reader.read("sentinel.listen", IP_PORT, None, |given| given.text()?.parse().ok().map(Some)),
+        sentinel_advertise: advertised(reader, "sentinel.advertise"),
         memory: Memory {
             max_bytes: Some(reader.bytes("memory.max_bytes", 0..=MAX_MEMORY_MAX, 0)).filter(|bytes| *bytes != 0),
             eviction: reader.choice("memory.eviction", Eviction::WORDS, defaults.eviction),
@@ -715,11 +727,19 @@ fn check(reader: &mut Reader, sources: &Sources, config: &Config) {
             format!("replication.max_staleness_ms {limit}: want 0 or at least 2 * heartbeat_ms ({})", 2 * beat);
         reader.conflict(STALENESS, reason);
     }
+    let sentinel = config
+        .sentinel_listen
+        .map(|address| ("sentinel.listen", "sentinel.advertise", address, &config.sentinel_advertise));
+    if sentinel.is_none() && config.sentinel_advertise.is_some() && !reader.any_refused(&["sentinel.listen"]) {
+        let reason =
+            "sentinel.advertise is set and sentinel.listen is not: set sentinel.listen to IP:PORT, or leave both out";
+        reader.conflict(&["sentinel.advertise"], reason.into());
+    }
     let faces = [
         ("listen", "advertise", config.listen, &config.advertise),
         ("replication.listen", "replication.advertise", config.replication.listen, &config.replication.advertise),
     ];
-    for (listen, advertise, address, advertised) in faces {
+    for (listen, advertise, address, advertised) in faces.into_iter().chain(sentinel) {
         if address.ip().is_unspecified() && advertised.is_none() && !reader.any_refused(&[advertise]) {
             let reason = format!(
                 "{listen} {address} takes connections on every address of the machine, and no other machine can be told to \
@@ -728,11 +748,12 @@ fn check(reader: &mut Reader, sources: &Sources, config: &Config) {
             reader.conflict(&[listen], reason);
         }
     }
-    let ports = [
+    let mut ports = vec![
         ("listen", config.listen),
         ("replication.listen", config.replication.listen),
         ("admin.listen", config.admin_listen),
     ];
+    ports.extend(config.sentinel_listen.map(|address| ("sentinel.listen", address)));
     for (i, (key, address)) in ports.iter().enumerate() {
         for (earlier, taken) in &ports[..i] {
             let same_ip = address.ip() == taken.ip() || address.ip().is_unspecified() || taken.ip().is_unspecified();
@@ -762,9 +783,12 @@ fn node_name(reader: &mut Reader, sources: &Sources, listen: SocketAddr) -> Node
     reader.read("node_name", &name_wanted(), default, |given| given.text()?.parse().ok())
 }
 
+/// What an address to listen on looks like.
+const IP_PORT: &str = "IP:PORT, as in 127.0.0.1:6379 or [::1]:6379";
+
 fn address(reader: &mut Reader, path: &'static str, port: u16) -> SocketAddr {
     let default = SocketAddr::from(([127, 0, 0, 1], port));
-    reader.read(path, "IP:PORT, as in 127.0.0.1:6379 or [::1]:6379", default, |given| given.text()?.parse().ok())
+    reader.read(path, IP_PORT, default, |given| given.text()?.parse().ok())
 }
 
 fn advertised(reader: &mut Reader, path: &'static str) -> Option<String> {

@@ -192,20 +192,23 @@ impl Keeper {
             Protocol::Resp3 => 3,
         };
         let role = if self.is_sure_leader(now) { "master" } else { "replica" };
+        let (mode, role) = if session.at_sentinel { ("sentinel", None) } else { ("cluster", Some(role)) };
         let mut reply = Reply::new(out, session.protocol);
         let text = |reply: &mut Reply<'_>, key: &str, value: &str| {
             reply.bulk(key.as_bytes());
             reply.bulk(value.as_bytes());
         };
-        reply.map(8);
+        reply.map(7 + usize::from(role.is_some()));
         text(&mut reply, "server", "redis");
         text(&mut reply, "version", REDIS_VERSION);
         reply.bulk(b"proto");
         reply.integer(proto);
         reply.bulk(b"id");
         reply.integer(session.id as i64);
-        text(&mut reply, "mode", "cluster");
-        text(&mut reply, "role", role);
+        text(&mut reply, "mode", mode);
+        if let Some(role) = role {
+            text(&mut reply, "role", role);
+        }
         reply.bulk(b"modules");
         reply.array(0);
         text(&mut reply, "datakeeper_version", env!("CARGO_PKG_VERSION"));
@@ -246,7 +249,8 @@ impl Keeper {
         (session.readonly, session.no_evict, session.no_touch) = (false, false, false);
         self.store.be_quiet(false);
         session.replies = Replies::All;
-        (session.sentinel, session.knows_slots, session.takes_redirects) = (false, false, false);
+        (session.sentinel, session.knows_slots, session.takes_redirects) = (session.at_sentinel, false, false);
+        session.has_worked = false;
         (session.read_after, session.written_elsewhere) = (Position::default(), Position::default());
         Reply::new(out, session.protocol).simple("RESET");
         Ok(Flow::Done)

@@ -16,7 +16,7 @@ use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Reply};
 
 use super::view::hex_id;
-use super::{Answer, Flow, parameters};
+use super::{Answer, Flow, Session, parameters};
 
 /// What writes the fields of a section.
 type Section = fn(&Keeper, Now, &mut Fields);
@@ -39,6 +39,15 @@ const SECTIONS: &[(&str, Section)] = &[
     ("DataKeeper", Keeper::info_datakeeper),
 ];
 
+/// What a client at the Sentinel port is shown, as Redis's Sentinel does.
+const AT_SENTINEL: &[(&str, Section)] = &[
+    ("Server", Keeper::info_server),
+    ("Clients", Keeper::info_clients),
+    ("CPU", Keeper::info_cpu),
+    ("Stats", Keeper::info_stats),
+    ("Sentinel", Keeper::info_sentinel),
+];
+
 /// Those that are shown only if somebody asks for them.
 const ON_DEMAND: &[&str] = &["Commandstats", "Latencystats"];
 
@@ -46,6 +55,8 @@ const ON_DEMAND: &[&str] = &["Commandstats", "Latencystats"];
 #[derive(Default)]
 struct Fields {
     text: String,
+    /// They are for a client at the Sentinel port.
+    at_sentinel: bool,
     /// What the operating system said, once a section has asked: the Keeper's lock is held meanwhile.
     process: Option<Option<ProcessFigures>>,
 }
@@ -81,13 +92,14 @@ fn human(bytes: usize) -> String {
 }
 
 impl Keeper {
-    pub(super) fn info(&self, now: Now, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
+    pub(super) fn info(&self, now: Now, session: &Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
         let wanted = args.tail(1);
         let asked = |name: &str| wanted.iter().any(|arg| arg.eq_ignore_ascii_case(name.as_bytes()));
         let all = asked("all") || asked("everything");
         let default = wanted.is_empty() || asked("default");
-        let mut fields = Fields::default();
-        for (title, write) in SECTIONS {
+        let mut fields = Fields { at_sentinel: session.at_sentinel, ..Fields::default() };
+        let sections = if session.at_sentinel { AT_SENTINEL } else { SECTIONS };
+        for (title, write) in sections {
             if all || asked(title) || default && !ON_DEMAND.contains(title) {
                 fields.title(title);
                 write(self, now, &mut fields);
@@ -104,11 +116,12 @@ impl Keeper {
         fields.put("datakeeper_version", env!("CARGO_PKG_VERSION"));
         fields.put("redis_git_sha1", "00000000");
         fields.put("redis_git_dirty", 0);
-        fields.put("redis_mode", "cluster");
+        fields.put("redis_mode", if fields.at_sentinel { "sentinel" } else { "cluster" });
         fields.put("arch_bits", usize::BITS);
         fields.put("process_id", self.config.process_id);
         fields.put("run_id", self.run_id());
-        fields.put("tcp_port", super::host_and_port(&self.config.client_addr).1);
+        let sentinel_addr = self.config.sentinel_addr.as_ref().filter(|_| fields.at_sentinel);
+        fields.put("tcp_port", super::host_and_port(sentinel_addr.unwrap_or(&self.config.client_addr)).1);
         fields.put("server_time_usec", now.wall.0 * 1_000);
         fields.put("uptime_in_seconds", up_s);
         fields.put("uptime_in_days", up_s / 86_400);
@@ -116,6 +129,32 @@ impl Keeper {
         fields.put("configured_hz", 1_000 / SWEEP_MS);
         fields.put("io_threads_active", u8::from(several_threads));
         fields.put("config_file", self.config.config_file.as_deref().unwrap_or(""));
+    }
+
+    fn info_sentinel(&self, now: Now, fields: &mut Fields) {
+        let view = self.view(now);
+        let masters = view.leader();
+        fields.put("sentinel_masters", masters.iter().count());
+        fields.put("sentinel_tilt", 0);
+        fields.put("sentinel_tilt_since_seconds", -1);
+        fields.put("sentinel_running_scripts", 0);
+        fields.put("sentinel_scripts_queue_length", 0);
+        fields.put("sentinel_simulate_failure_flags", 0);
+        if let Some(leader) = masters {
+            let status = match (view.confirmed, leader.live) {
+                (true, _) => "ok",
+                (false, true) => "sdown",
+                (false, false) => "odown",
+            };
+            let (cluster, host, port) = (&self.config.cluster, &leader.host, leader.port);
+            let (replicas, sentinels) = (view.replicas().count(), view.nodes.len());
+            fields.put(
+                "master0",
+                format_args!(
+                    "name={cluster},status={status},address={host}:{port},slaves={replicas},sentinels={sentinels}"
+                ),
+            );
+        }
     }
 
     fn info_clients(&self, _now: Now, fields: &mut Fields) {

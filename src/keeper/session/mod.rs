@@ -124,7 +124,11 @@ pub(super) struct Session {
     pub replies: Replies,
     /// CLIENT UNBLOCK ended its WAIT.
     pub unblocked: Option<Unblock>,
-    /// It has used SENTINEL: it is told what changes in the cluster under any pattern that it listens to.
+    /// It came to the Sentinel port: this node is a Sentinel to it, and nothing else.
+    pub at_sentinel: bool,
+    /// It has done more than to introduce itself.
+    pub has_worked: bool,
+    /// It has used SENTINEL, or begun with `PSUBSCRIBE *`: it is told what changes in the cluster under any pattern that it listens to.
     pub sentinel: bool,
     /// What it listens to, if it does.
     pub subscriptions: Option<Box<Subscriptions>>,
@@ -340,6 +344,8 @@ impl Keeper {
             watches: Watches::default(),
             replies: Replies::All,
             unblocked: None,
+            at_sentinel: false,
+            has_worked: false,
             sentinel: false,
             subscriptions: None,
             monitors: false,
@@ -347,6 +353,15 @@ impl Keeper {
         };
         self.sessions.map.insert(conn, Some(Box::new(session)));
         true
+    }
+
+    /// The same at the Sentinel port.
+    pub fn sentinel_client_connected(&mut self, now: Now, conn: ConnId, addr: String, local_addr: String) -> bool {
+        let welcome = self.client_connected(now, conn, addr, local_addr);
+        if let Some(session) = self.sessions.get_mut(conn).filter(|_| welcome) {
+            (session.at_sentinel, session.sentinel) = (true, true);
+        }
+        welcome
     }
 
     /// A client's connection is closed; whatever waited for it is forgotten.
@@ -385,6 +400,10 @@ impl Keeper {
         out: &mut Output,
         fx: &mut Effects,
     ) -> Flow {
+        // Lettuce listens so to a Sentinel, as the first thing that it does there; who does something else first means what applications publish.
+        let begins = command == SessionCommand::PSubscribe && args.len() == 2 && args.get(1) == b"*";
+        session.sentinel |= begins && !session.has_worked;
+        session.has_worked |= !sentinel::introduces(command);
         // SUBSCRIBE and its kin are confirmed by what is pushed, which CLIENT REPLY does not stop.
         let mut aside = Output::new();
         let mut reply = match command.is_confirmed() && !session.hears() {
@@ -442,7 +461,7 @@ impl Keeper {
             SessionCommand::ConfigResetStat => self.config_resetstat(now, &mut reply),
             SessionCommand::ConfigRewrite => self.config_rewrite(now, session, &mut reply),
             SessionCommand::ConfigSet => self.config_set(now, args, &mut reply),
-            SessionCommand::Info => self.info(now, args, &mut reply),
+            SessionCommand::Info => self.info(now, session, args, &mut reply),
             SessionCommand::DebugSetActiveExpire => self.set_active_expire(args, &mut reply),
             SessionCommand::DebugSleep => debug::sleep(now, session, args, &mut reply),
             SessionCommand::Monitor => self.monitor(conn, session, &mut reply),
@@ -458,6 +477,7 @@ impl Keeper {
             SessionCommand::SlowlogReset => self.slowlog_reset(&mut reply),
             SessionCommand::MemoryDoctor => self.memory_doctor(&mut reply),
             SessionCommand::MemoryStats => self.memory_stats(&mut reply),
+            SessionCommand::Role if session.at_sentinel => self.sentinel_role(&mut reply),
             SessionCommand::Role => self.role_command(now, &mut reply),
             SessionCommand::DataKeeperHandover => self.handover_command(now, args, &mut reply, fx),
             SessionCommand::Discard => self.discard(session, &mut reply),
@@ -488,6 +508,7 @@ impl Keeper {
             SessionCommand::Unsubscribe => self.unsubscribe(conn, session, Kind::Channel, args, &mut reply),
             SessionCommand::PUnsubscribe => self.unsubscribe(conn, session, Kind::Pattern, args, &mut reply),
             SessionCommand::SUnsubscribe => self.unsubscribe(conn, session, Kind::Shard, args, &mut reply),
+            SessionCommand::Publish if session.at_sentinel => Err(sentinel::NO_PUBLISH.into()),
             SessionCommand::Publish => self.publish(now, session, false, args, &mut reply, fx),
             SessionCommand::SPublish => self.publish(now, session, true, args, &mut reply, fx),
             SessionCommand::PubsubChannels => self.pubsub_channels(Kind::Channel, args, &mut reply),

@@ -5,7 +5,11 @@
 //!
 //! What changes is published at each node, to this node's connections alone, in the words of `sentinel.c` of Redis 7.2: `+switch-master`, `+slave`,
 //! `+slave-reconf-done`, `+sentinel`, `+sdown`, `-sdown`, `+odown`. Whoever subscribes to such a channel by its name gets it; by a pattern, only a connection that
-//! has used SENTINEL or whose pattern begins with a sign: so `PSUBSCRIBE *` hears what the application publishes and nothing else.
+//! has used SENTINEL, or whose pattern begins with a sign, or that began with `PSUBSCRIBE *`: any other `PSUBSCRIBE *` hears what the application publishes and
+//! nothing else.
+//!
+//! A node may have a port of its own for that (`sentinel.listen`), for clients that want a Sentinel to be one. Who connects there meets a Sentinel: ROLE, INFO and HELLO say so, what a
+//! Sentinel of Redis 7.2 does not know is an unknown command, and what applications publish is not heard. The port is registered, and named by SENTINEL SENTINELS.
 //!
 //! Not here: votes; there are no elections among Sentinels, for the nodes elect their leader themselves.
 
@@ -14,13 +18,63 @@ use std::collections::BTreeMap;
 use crate::base::clock::Now;
 use crate::base::ids::NodeId;
 use crate::base::limits::HANDOVER_MS;
-use crate::command::SessionCommand;
+use crate::command::{CommandSpec, SessionCommand};
 use crate::keeper::handover::NotNow;
 use crate::keeper::{Effects, Keeper};
 use crate::resp::{Args, Reply};
 
 use super::view::{Seen, View};
-use super::{Answer, Flow};
+use super::{Answer, Flow, Session};
+
+/// What PUBLISH is answered by a Sentinel.
+pub(super) const NO_PUBLISH: &str = "ERR Only HELLO messages are accepted by Sentinel instances.";
+
+/// What a client may ask a Sentinel: the commands that `sentinel.c` of Redis 7.2 keeps, without those that this node does not have or that would end it.
+const ASKED: &[&str] = &[
+    "auth",
+    "client",
+    "command",
+    "hello",
+    "info",
+    "ping",
+    "psubscribe",
+    "publish",
+    "punsubscribe",
+    "quit",
+    "role",
+    "sentinel",
+    "subscribe",
+    "unsubscribe",
+];
+
+/// Whether a client does no more than to introduce itself by this command.
+pub(super) fn introduces(command: SessionCommand) -> bool {
+    use SessionCommand::{
+        Auth, ClientCapa, ClientGetName, ClientId, ClientInfo, ClientNoEvict, ClientNoTouch, ClientSetInfo,
+        ClientSetName, Hello, Ping, Select,
+    };
+    matches!(
+        command,
+        Auth | ClientCapa
+            | ClientGetName
+            | ClientId
+            | ClientInfo
+            | ClientNoEvict
+            | ClientNoTouch
+            | ClientSetInfo
+            | ClientSetName
+            | Hello
+            | Ping
+            | Select
+    )
+}
+
+impl Session {
+    /// Whether a Sentinel knows this command.
+    pub fn asks_sentinel(&self, spec: &CommandSpec) -> bool {
+        ASKED.contains(&spec.name.split('|').next().unwrap_or_default())
+    }
+}
 
 const NO_SUCH_MASTER: &str = "ERR No such master with that name";
 
@@ -98,6 +152,15 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
+    /// ROLE at the Sentinel port: the masters that it watches.
+    pub(super) fn sentinel_role(&self, reply: &mut Reply<'_>) -> Answer {
+        reply.array(2);
+        reply.bulk(b"sentinel");
+        reply.array(1);
+        reply.bulk(self.config.cluster.as_bytes());
+        Ok(Flow::Done)
+    }
+
     /// The node as every kind of answer begins.
     fn common(&self, now: Now, name: String, node: &Seen, flags: &[&str]) -> Fields {
         let heard_ms = node.heard.map_or(0, |heard| now.boot.ms_since(heard)).to_string();
@@ -159,7 +222,9 @@ impl Keeper {
 
     fn as_sentinel(&self, now: Now, node: &Seen) -> Fields {
         let flags: &[&str] = if node.live { &["sentinel"] } else { &["sentinel", "s_down", "disconnected"] };
-        let mut fields = self.common(now, node.id.clone(), node, flags);
+        let (host, port) = node.at_sentinel();
+        let there = Seen { host: host.to_string(), port, ..node.clone() };
+        let mut fields = self.common(now, node.id.clone(), &there, flags);
         fields.extend([
             ("last-hello-message", "0".to_string()),
             ("voted-leader", "?".to_string()),
@@ -216,7 +281,7 @@ impl Keeper {
         for node in &view.nodes {
             match before.nodes.get(&node.name) {
                 None => {
-                    let Seen { id, host: ip, port: p, .. } = node;
+                    let (id, (ip, p)) = (&node.id, node.at_sentinel());
                     news.push(("+slave", described(node)));
                     news.push(("+sentinel", format!("sentinel {id} {ip} {p} @ {cluster} {host} {port}")));
                 }

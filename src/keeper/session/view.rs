@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub host: String,
     /// See `host`.
     pub port: u16,
+    /// Host and port where it is a Sentinel alone, if it is that anywhere.
+    pub sentinel: Option<(String, u16)>,
     /// Port of the replication links.
     pub bus_port: u16,
     /// This node.
@@ -51,6 +53,13 @@ pub(super) struct View {
     pub epoch: Epoch,
     /// Whether the leader is known to lead now.
     pub confirmed: bool,
+}
+
+impl Seen {
+    /// Where it is a Sentinel: at a port of its own, or at that of its clients.
+    pub fn at_sentinel(&self) -> (&str, u16) {
+        self.sentinel.as_ref().map_or((&self.host, self.port), |(host, port)| (host, *port))
+    }
 }
 
 impl View {
@@ -88,6 +97,7 @@ impl Keeper {
             copy: self.me.copy,
             client_addr: self.config.client_addr.clone(),
             repl_addr: self.config.repl_addr.clone(),
+            sentinel_addr: self.config.sentinel_addr.clone(),
             rank: self.config.rank,
             dataset: None,
             empty: true,
@@ -135,6 +145,7 @@ impl Keeper {
             id: self.node_hex_id(&r.id),
             host: host.to_string(),
             port,
+            sentinel: r.sentinel_addr.as_deref().map(host_and_port).map(|(host, port)| (host.to_string(), port)),
             bus_port: host_and_port(&r.repl_addr).1,
             me,
             leader,

@@ -446,6 +446,7 @@ mod tests {
             copy: CopyId(copy),
             client_addr: format!("h:{port}"),
             repl_addr: format!("h:1{port}"),
+            sentinel_addr: None,
             rank: 0,
             dataset: None,
             empty: true,

@@ -1,24 +1,29 @@
-//! redis-rs through faults, as its users write it: `redis_rs blocking|async plain|cluster NAME HOST:PORT...`
+//! redis-rs through faults, as its users write it: `redis_rs blocking|async plain|cluster|sentinel NAME HOST:PORT...`, of Sentinel ports for the last.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use datakeeper_clients::{Arguments, Client, Form, expect, moved_to, run, runtime, say};
 use futures_util::StreamExt as _;
-use redis::aio::ConnectionManager;
+use redis::aio::{ConnectionManager, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterConnection, cluster_pipe};
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::sentinel::{SentinelClient, SentinelServerType};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, cmd, pipe};
 use tokio::runtime::Runtime;
 
 /// Longest wait for what has to come.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The name of the cluster.
+const MASTER: &str = "main";
+
 /// A connection, however it was made.
 enum Connection {
     Blocking(redis::Connection),
     BlockingCluster(ClusterConnection),
     Async(ConnectionManager),
+    AsyncMaster(MultiplexedConnection),
     AsyncCluster(redis::cluster_async::ClusterConnection),
 }
 
@@ -37,7 +42,7 @@ fn url(node: &str) -> String {
 
 impl RedisRs {
     fn connect(&self) -> RedisResult<Connection> {
-        let [api, way] = &self.arguments.words[..] else { panic!("redis_rs blocking|async plain|cluster ...") };
+        let [api, way] = &self.arguments.words[..] else { panic!("redis_rs blocking|async plain|cluster|sentinel ...") };
         let urls: Vec<String> = self.arguments.nodes.iter().map(|node| url(node)).collect();
         Ok(match (&**api, &**way) {
             ("blocking", "plain") => Connection::Blocking(redis::Client::open(url(&self.node))?.get_connection()?),
@@ -50,8 +55,27 @@ impl RedisRs {
                 let client = ClusterClient::new(urls)?;
                 Connection::AsyncCluster(self.runtime.block_on(client.get_async_connection())?)
             }
+            ("blocking", "sentinel") => Connection::Blocking(self.sentinel()?.get_connection()?),
+            ("async", "sentinel") => {
+                let mut sentinel = self.sentinel()?;
+                Connection::AsyncMaster(self.runtime.block_on(sentinel.get_async_connection())?)
+            }
             other => panic!("there is no way {other:?}"),
         })
+    }
+
+    /// What asks the Sentinels where the leader is.
+    fn sentinel(&self) -> RedisResult<SentinelClient> {
+        let urls: Vec<String> = self.arguments.nodes.iter().map(|node| url(node)).collect();
+        SentinelClient::build(urls, MASTER.to_string(), None, SentinelServerType::Master)
+    }
+
+    /// A client of a node that takes subscribers.
+    fn subscriber(&self) -> RedisResult<redis::Client> {
+        match &*self.arguments.words[1] {
+            "sentinel" => self.sentinel()?.get_client(),
+            _ => redis::Client::open(url(&self.node)),
+        }
     }
 
     fn connected(&mut self) -> Result<(), String> {
@@ -67,6 +91,7 @@ impl RedisRs {
             Connection::Blocking(connection) => command.query(connection),
             Connection::BlockingCluster(connection) => command.query(connection),
             Connection::Async(connection) => self.runtime.block_on(command.query_async(connection)),
+            Connection::AsyncMaster(connection) => self.runtime.block_on(command.query_async(connection)),
             Connection::AsyncCluster(connection) => self.runtime.block_on(command.query_async(connection)),
         }
         .map_err(|e| e.to_string())
@@ -85,6 +110,7 @@ impl RedisRs {
             Connection::Blocking(connection) => commands.query(connection),
             Connection::BlockingCluster(_) => unreachable!("see above"),
             Connection::Async(connection) => self.runtime.block_on(commands.query_async(connection)),
+            Connection::AsyncMaster(connection) => self.runtime.block_on(commands.query_async(connection)),
             Connection::AsyncCluster(connection) => self.runtime.block_on(commands.query_async(connection)),
         }
         .map_err(|e| e.to_string())
@@ -139,7 +165,7 @@ impl RedisRs {
     /// Subscribers have a connection of their own, to any node.
     fn publish_and_subscribe(&mut self) {
         let channel = format!("news:{}", self.arguments.name);
-        let client = redis::Client::open(url(&self.node)).expect("a URL");
+        let client = self.subscriber().expect("a node");
         let publish = Cmd::publish(&channel, "hello");
         if self.arguments.words[0] == "blocking" {
             let mut connection = client.get_connection().expect("a connection");
@@ -228,7 +254,9 @@ impl Client for RedisRs {
             return;
         }
         let answered = ["LOADING", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"].iter().any(|code| error.contains(code));
-        if let Some(there) = moved_to(error) {
+        if self.arguments.words[1] == "sentinel" {
+            // The next connection asks anew where the leader is.
+        } else if let Some(there) = moved_to(error) {
             self.node = there;
         } else if !answered {
             let nodes = &self.arguments.nodes;
