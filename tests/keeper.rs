@@ -7,6 +7,7 @@ mod support;
 
 use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
+use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::coordinator::CoordEvent;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Event, KeeperConfig, Next, ReadMode};
@@ -24,6 +25,37 @@ fn a_founder_leads_alone_and_learners_are_filled_and_taken_in() {
         assert_eq!(world.ask(i, &["GET", "before49"]), "$1\r\nx\r\n");
     }
     assert_eq!(world.ask(1, &["SET", "foo", "v"]), "-MOVED 12182 client:0\r\n");
+}
+
+#[test]
+fn a_config_that_is_not_valid_is_told_and_the_settings_in_force_stay_until_it_is_mended() {
+    let mut world = three();
+    let epoch = world.keeper(0).status(world.now()).epoch;
+    let default = ClusterConfig::default();
+    for bad in [
+        ClusterConfig { heartbeat_ms: 0, ..default.clone() },
+        ClusterConfig { heartbeat_ms: 1, suspect_ms: 1, lease_ms: 1, promise_ms: 1, ..default.clone() },
+        ClusterConfig { promise_ms: 100_000_000, ..default.clone() },
+    ] {
+        world.model.set_config(bad);
+        world.settle();
+        world.run(2_000);
+        for i in 0..3 {
+            let status = world.keeper(i).status(world.now());
+            assert!(status.warnings.iter().any(|text| text.contains("/config is not valid")), "{:?}", status.warnings);
+            assert_eq!(status.epoch, epoch);
+        }
+        assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    }
+    // The promise of the last one was never given: the leader is replaced as soon as ever.
+    world.crash(0);
+    let took = world.run_until("a new leader", 1_000, |w| w.role(1) == Role::Leader || w.role(2) == Role::Leader);
+    assert!(took <= 600, "took {took} ms");
+    let leader = if world.role(1) == Role::Leader { 1 } else { 2 };
+    assert_eq!(world.ask(leader, &["DATAKEEPER", "SET-CONFIG", "lease_ms", "300", "CONFIRM", "c"]), "+OK\r\n");
+    world.run(20);
+    let status = world.keeper(leader).status(world.now());
+    assert!(!status.warnings.iter().any(|text| text.contains("/config")), "{:?}", status.warnings);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, NodeId, Offset, Posit
 
 use crate::base::limits::{HOLD_MS, RANK_STEP_MS};
 use crate::base::rules::Rule;
-use crate::cluster::config::TotalLoss;
+use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
 use crate::cluster::registration::{NodeRead, Registration};
 use crate::cluster::role::Role;
@@ -94,23 +94,7 @@ impl Keeper {
                     self.start_over_if_lost(now, fx);
                 }
             }
-            CoordEvent::Config(shared) => {
-                let differences = shared.differences(&self.config.shared).join(", ");
-                if !differences.is_empty() {
-                    let text = format!(
-                        "this node is configured differently from its cluster, whose settings count: {differences}; \
-                         `datakeeper admin set-config` changes them"
-                    );
-                    if self.told.is_news(now.boot, &text) {
-                        fx.push(Notice::warn(text));
-                    }
-                }
-                if shared != self.shared {
-                    fx.push(Notice::info(format!("cluster settings in force: {shared:?}")));
-                    self.pulse.lock().set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
-                    self.shared = shared;
-                }
-            }
+            CoordEvent::Config(found) => self.on_config(now, found, fx),
             CoordEvent::Resolved { id, outcome } => {
                 self.resolved = Some((id, matches!(outcome, CasOutcome::Won(_))));
                 self.on_resolved(now, id, outcome, fx);
@@ -118,6 +102,40 @@ impl Keeper {
             }
         }
         self.tell_sentinel_clients(now, fx);
+    }
+
+    /// `/config` was read: it is taken up if it is valid.
+    fn on_config(&mut self, now: Now, shared: ClusterConfig, fx: &mut Effects) {
+        self.config_found = Some(shared.clone());
+        let fault = shared.check().err().map(|reason| {
+            format!(
+                "/config is not valid: {reason}. The settings in force stay; `datakeeper admin set-config` with sound values for these keys \
+                 mends it"
+            )
+        });
+        if fault.is_some() {
+            if self.config_fault != fault {
+                fx.extend(fault.clone().map(Notice::error));
+            }
+            self.config_fault = fault;
+            return;
+        }
+        self.config_fault = None;
+        let differences = shared.differences(&self.config.shared).join(", ");
+        if !differences.is_empty() {
+            let text = format!(
+                "this node is configured differently from its cluster, whose settings count: {differences}; \
+                 `datakeeper admin set-config` changes them"
+            );
+            if self.told.is_news(now.boot, &text) {
+                fx.push(Notice::warn(text));
+            }
+        }
+        if shared != self.shared {
+            fx.push(Notice::info(format!("cluster settings in force: {shared:?}")));
+            self.pulse.lock().set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
+            self.shared = shared;
+        }
     }
 
     /// Asks for this node's directory entry to say what it holds now.

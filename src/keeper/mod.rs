@@ -205,8 +205,12 @@ pub struct Keeper {
     config: KeeperConfig,
     rng: Jitter,
     pulse: Arc<PulseCell>,
-    /// Settings of the cluster: the file's until `/config` was read.
+    /// Settings of the cluster: the file's until `/config` was read, and the last ones that were valid.
     shared: ClusterConfig,
+    /// What `/config` holds, valid or not; none until it was read.
+    config_found: Option<ClusterConfig>,
+    /// Why it is not valid, for operators.
+    config_fault: Option<String>,
 
     store: Store,
     log: Log,
@@ -380,6 +384,8 @@ impl Keeper {
             pulse.set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
         }
         let mut keeper = Keeper {
+            config_found: None,
+            config_fault: None,
             store: new_store(&config, config.hash_key),
             log: Log::new(Position::default()),
             applied: Offset::ZERO,

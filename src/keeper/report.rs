@@ -229,6 +229,7 @@ impl Keeper {
             warnings.push(format!("halted: {reason}"));
         }
         warnings.extend(self.wait_for_loss());
+        warnings.extend(self.config_fault.clone());
         warnings.extend(self.hindrance.iter().map(|reason| format!("hindered: {reason}")));
         if !self.coordinator_up {
             warnings.push("no contact to the coordination service".to_string());

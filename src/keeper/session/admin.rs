@@ -246,7 +246,8 @@ impl Keeper {
         let to: ClusterConfig = serde_json::from_value(to).map_err(|e| format!("ERR {e}"))?;
         to.check().map_err(|reason| format!("ERR {reason}"))?;
         let id = ChangeId(self.rng.next_u128());
-        self.deferred.push(Effect::coord(CoordRequest::SetConfig { id, from: self.shared.clone(), to }));
+        let from = self.config_found.clone().unwrap_or_else(|| self.shared.clone());
+        self.deferred.push(Effect::coord(CoordRequest::SetConfig { id, from, to }));
         Ok(id)
     }
 
