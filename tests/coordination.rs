@@ -692,6 +692,40 @@ async fn credentials_that_do_not_fit_are_named_with_what_they_do_not_open() {
     assert!(reason.contains("does not accept zookeeper.auth"), "{reason}");
 }
 
+/// The own server of the node is one that follows: without its leader the ensemble itself stands still for a while.
+#[tokio::test]
+async fn another_server_is_asked_while_the_own_one_is_silent() {
+    let Some(servers) = Server::start_ensemble() else { return };
+    let all: Vec<String> = servers.iter().map(Server::address).collect();
+    let (mut node, own) = loop {
+        let mut node = connect_to(all.join(","), LONG_SESSION, None);
+        node.wait_up().await;
+        let own = servers.iter().position(|server| !server.clients().is_empty()).expect("it has a session");
+        if !servers[own].leads() {
+            break (node, own);
+        }
+        node.coordinator.stop(); // which server it gets is drawn by chance
+    };
+    node.submit(register("n1", 1, 7, 5));
+    node.wait_registered(7).await;
+    node.submit(bootstrap("n1", 1));
+    assert_eq!(node.wait_resolved(1).await.0, CasOutcome::Won(0));
+    servers[own].freeze();
+    node.submit(elect(&first("n1", 1), 0, 10));
+    node.submit(CoordRequest::Confirm);
+    // Only later, after a second and a half, does the server count as gone.
+    let won = |e: &CoordEvent| {
+        assert!(!matches!(e, CoordEvent::SessionDown { .. }), "the own server was waited for");
+        (*e == CoordEvent::Resolved { id: ChangeId(10), outcome: CasOutcome::Won(1) }).then_some(())
+    };
+    node.wait("the change", won).await;
+    let confirmed = |e: &CoordEvent| match e {
+        CoordEvent::State(read) if read.confirmed => Some(change_id(read)),
+        _ => None,
+    };
+    assert_eq!(node.wait("confirmed state", confirmed).await, Some(ChangeId(10)));
+}
+
 #[tokio::test]
 async fn servers_that_are_not_one_ensemble_get_no_cluster() {
     let (Some(a), Some(b)) = (Server::start(), Server::start()) else { return };

@@ -255,6 +255,23 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
     }
 
+    /// Local ports of its TCP connections.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let own: Vec<String> = fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("a running process")
+            .filter_map(|file| fs::read_link(file.ok()?.path()).ok()?.to_str().map(str::to_string))
+            .collect();
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.pid())).expect("a table of connections");
+        // Number, local address, remote address, state, queues, timer, retransmissions, user, timeout, inode.
+        let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let of_own = rows.filter(|row| own.contains(&format!("socket:[{}]", row[9])));
+        of_own.filter_map(|row| u16::from_str_radix(row[1].rsplit(':').next()?, 16).ok()).collect()
+    }
+
     /// What no node may say: an error, or a panic.
     fn alarming(&self) -> Vec<String> {
         let log = self.log();

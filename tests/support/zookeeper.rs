@@ -1,4 +1,4 @@
-//! A real ZooKeeper for tests: one server on a free loopback port, with its data in a directory of its own.
+//! A real ZooKeeper for tests: one server on a free loopback port, or three that are an ensemble, with their data in directories of their own.
 //!
 //! Needs `java` and ZooKeeper's jar (on Debian: `apt-get install zookeeper`). Where they are missing a test is skipped with a message,
 //! unless `DATAKEEPER_REQUIRE_ZOOKEEPER` is set: then that is a failure. `DATAKEEPER_ZOOKEEPER_CLASSPATH` names other jars.
@@ -28,6 +28,8 @@ pub struct ZooKeeper {
     listen: SocketAddr,
     directory: PathBuf,
     class_path: String,
+    /// The lines about the ensemble in its configuration, and its number there; none if it is alone.
+    ensemble: Option<(String, usize)>,
 }
 
 impl ZooKeeper {
@@ -46,6 +48,29 @@ impl ZooKeeper {
     /// As [`ZooKeeper::start`].
     #[must_use]
     pub fn start_on(host: Option<&Host>) -> Option<ZooKeeper> {
+        let mut server = ZooKeeper::prepare(host)?;
+        server.restart();
+        Some(server)
+    }
+
+    /// Three servers that are one ensemble.
+    ///
+    /// # Panics
+    /// As [`ZooKeeper::start`].
+    #[must_use]
+    pub fn start_ensemble() -> Option<Vec<ZooKeeper>> {
+        let mut servers = (0..3).map(|_| ZooKeeper::prepare(None)).collect::<Option<Vec<ZooKeeper>>>()?;
+        let line = |i: usize| format!("server.{}=127.0.0.1:{}:{}\n", i + 1, free_port(), free_port());
+        let lines: String = (0..servers.len()).map(line).collect();
+        for (i, server) in servers.iter_mut().enumerate() {
+            server.ensemble = Some((lines.clone(), i + 1));
+            server.launch();
+        }
+        servers.iter_mut().for_each(ZooKeeper::wait_until_it_answers);
+        Some(servers)
+    }
+
+    fn prepare(host: Option<&Host>) -> Option<ZooKeeper> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let class_path = match class_path() {
             Ok(class_path) => class_path,
@@ -65,9 +90,7 @@ impl ZooKeeper {
             Some(host) => SocketAddr::from((host.ip, 2181)),
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
         };
-        let mut server = ZooKeeper { child: None, host: host.cloned(), listen, directory, class_path };
-        server.restart();
-        Some(server)
+        Some(ZooKeeper { child: None, host: host.cloned(), listen, directory, class_path, ensemble: None })
     }
 
     /// `host:port` for clients.
@@ -99,6 +122,11 @@ impl ZooKeeper {
     /// # Panics
     /// If it does not.
     pub fn restart(&mut self) {
+        self.launch();
+        self.wait_until_it_answers();
+    }
+
+    fn launch(&mut self) {
         assert!(self.child.is_none(), "the server is running");
         let config = self.write_config();
         let log = fs::File::options().create(true).append(true).open(self.directory.join("log")).expect("a log file");
@@ -113,6 +141,9 @@ impl ZooKeeper {
             .spawn()
             .expect("java starts");
         self.child = Some(child);
+    }
+
+    fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + READY_CAP;
         while !self.answers() {
             let gone = self.child.as_mut().is_some_and(|child| child.try_wait().expect("our child").is_some());
@@ -148,9 +179,16 @@ impl ZooKeeper {
     fn write_config(&self) -> PathBuf {
         let path = self.directory.join("zoo.cfg");
         let data = self.directory.join("data");
+        let (ensemble, timing) = match &self.ensemble {
+            Some((lines, number)) => {
+                fs::write(data.join("myid"), number.to_string()).expect("a file for its number");
+                (&**lines, "tickTime=200\ninitLimit=25\nsyncLimit=10\ncnxTimeout=1000\n")
+            }
+            None => ("", "tickTime=100\ninitLimit=50\nsyncLimit=20\n"),
+        };
         let text = format!(
-            "tickTime=100\ninitLimit=50\nsyncLimit=20\ndataDir={}\nclientPort={}\nclientPortAddress={}\n\
-             admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok,mntr\nmaxClientCnxns=0\n\
+            "{timing}{ensemble}dataDir={}\nclientPort={}\nclientPortAddress={}\n\
+             admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok,mntr,cons\nmaxClientCnxns=0\n\
              minSessionTimeout=200\nmaxSessionTimeout=60000\nforceSync=no\n",
             data.display(),
             self.listen.port(),
@@ -162,15 +200,37 @@ impl ZooKeeper {
 
     /// A connection alone proves nothing; the answer to `srvr` names the mode once the server serves.
     fn answers(&self) -> bool {
-        let ask = || -> std::io::Result<String> {
-            let mut connection = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1))?;
-            connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-            connection.write_all(b"srvr")?;
-            let mut answer = String::new();
-            connection.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        ask().is_ok_and(|answer| answer.contains("Mode:"))
+        self.ask("srvr").is_ok_and(|answer| answer.contains("Mode:"))
+    }
+
+    /// Whether it leads its ensemble.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.ask("srvr").expect("an answer").contains("Mode: leader")
+    }
+
+    /// Ports at which its clients with a session are.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn clients(&self) -> Vec<u16> {
+        let answer = self.ask("cons").expect("an answer");
+        let of_sessions = answer.lines().filter(|line| line.contains("sid=0x"));
+        of_sessions.filter_map(|line| line.split('[').next()?.rsplit(':').next()?.parse().ok()).collect()
+    }
+
+    /// One of the words of four letters.
+    fn ask(&self, word: &str) -> std::io::Result<String> {
+        let mut connection = TcpStream::connect_timeout(&self.listen, Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.write_all(word.as_bytes())?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 

@@ -10,6 +10,9 @@
 //!   and a changed part costs at most two round trips before the next request is looked at.
 //! * It runs on a thread and a runtime of its own, so that a busy data path never delays it, and it never delays that.
 //! * A request stays in front until its answer is known, across disconnections and sessions (`requests.rs`).
+//! * A request that the data path waits for (a compare-and-set, a confirmed read) does not depend on one server: if it is not answered for a while, or there is no
+//!   contact, it is carried out by another session, too, with whichever server answers first (`elsewhere`). Whatever comes of both, the change id and
+//!   the expected version make them one. That session owns nothing and is closed after the request.
 //! * Sessions are rebuilt for ever, with back-off; a session that lost contact for `PATIENCE` is given up early, because the
 //!   crate's own reconnection backs off without a cap. What it had queued may still land later: every write here is conditional on a
 //!   version, so that cannot do harm, and it is resolved by reading.
@@ -22,6 +25,7 @@
 //!
 //! Not here: TLS and SASL (the crate has them; nothing asks for them yet), writing `/config` after bootstrap.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +39,7 @@ use zookeeper_client as zk;
 use super::{CoordError, Coordinator, Events};
 use crate::base::jitter::Jitter;
 use crate::cluster::coordinator::{CoordEvent, CoordRequest};
+use crate::cluster::state::Why;
 use ensemble::Ensemble;
 use paths::Paths;
 use requests::Name;
@@ -51,6 +56,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE_MS: (u64, u64) = (50, 500);
 /// How long a hung connection is taken for a live one; less if the session timeout is short.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// A request is carried out by another session, too, if the own one has not answered it for so long; an election, for which everybody waits, sooner.
+const ELSEWHERE_AFTER: Duration = Duration::from_millis(200);
+/// See [`ELSEWHERE_AFTER`].
+const ELECT_ELSEWHERE_AFTER: Duration = Duration::from_millis(50);
 /// How long [`Coordinator::stop`] waits for the session to be closed.
 const STOP_CAP: Duration = Duration::from_secs(1);
 
@@ -201,10 +210,18 @@ impl Supervisor {
     }
 
     async fn connect(&mut self) -> Result<Session, CoordError> {
-        let client = self.ensemble.connect(&self.ensemble.hosts).await?;
-        let acls = if self.ensemble.auth.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() };
-        let mut session = Session::new(client.clone(), self.paths.clone(), acls, self.events.clone());
-        session.prepare().await?;
+        let Supervisor { ensemble, paths, events, front, requests, .. } = self;
+        let began = async {
+            let client = ensemble.connect(&ensemble.hosts).await?;
+            let mut session = Session::new(client.clone(), paths.clone(), ensemble.acls(), events.clone());
+            session.prepare().await?;
+            Ok((client, session))
+        };
+        let (client, mut session) = tokio::select! {
+            biased; // A session of its own is what the node needs most.
+            began = began => began?,
+            never = work_elsewhere(ensemble, paths, events, front, requests) => match never {},
+        };
         self.client = Some(client);
         info!(session = %session.id(), timeout = ?session.timeout(), "ZooKeeper session");
         self.tell_up(&mut session);
@@ -250,7 +267,13 @@ impl Supervisor {
                 zk::SessionState::SyncConnected => return Ok(()),
                 zk::SessionState::Disconnected => {
                     self.tell_down(&CoordError::Unknown("contact is lost".to_string()));
-                    if timeout(PATIENCE, session.state_changed()).await.is_err() {
+                    let Supervisor { ensemble, paths, events, front, requests, .. } = self;
+                    let changed = tokio::select! {
+                        biased; // As in `connect`.
+                        changed = timeout(PATIENCE, session.state_changed()) => changed,
+                        never = work_elsewhere(ensemble, paths, events, front, requests) => match never {},
+                    };
+                    if changed.is_err() {
                         return Err(CoordError::SessionOver(format!("no contact for {PATIENCE:?}")));
                     }
                 }
@@ -272,7 +295,18 @@ impl Supervisor {
                     self.ensemble.check_is_one(&path, &entry).await?;
                 }
             }
-            session.carry_out(request, &mut self.name).await?;
+            let done = match patience(request) {
+                None => session.carry_out(request, &mut self.name).await,
+                Some(patience) => tokio::select! {
+                    biased; // The own session is the cheaper one.
+                    done = session.carry_out(request, &mut self.name) => done,
+                    () = async {
+                        sleep(patience).await;
+                        elsewhere(&self.ensemble, &self.paths, &self.events, request).await;
+                    } => Ok(()),
+                },
+            };
+            done?;
             self.front = None;
         } else if self.name.is_due() {
             session.claim(&mut self.name).await?;
@@ -330,6 +364,59 @@ impl Supervisor {
             let closed = async { while !states.changed().await.is_terminated() {} };
             let _ = timeout(STOP_CAP * 9 / 10, closed).await;
         }
+    }
+}
+
+/// How long a request may stay unanswered before it is carried out by another session, too; none: it is only for the own one.
+fn patience(request: &CoordRequest) -> Option<Duration> {
+    match request {
+        CoordRequest::Cas { want, .. } if matches!(want.change.why, Why::Elect | Why::Handover) => {
+            Some(ELECT_ELSEWHERE_AFTER)
+        }
+        CoordRequest::Cas { .. } | CoordRequest::Confirm => Some(ELSEWHERE_AFTER),
+        CoordRequest::Register(_) | CoordRequest::Bootstrap { .. } | CoordRequest::SetConfig { .. } => None,
+    }
+}
+
+/// Carries a request out by a session with whichever server answers first, however often that takes.
+async fn elsewhere(ensemble: &Ensemble, paths: &Paths, events: &Events, request: &CoordRequest) {
+    let mut pause_ms = PAUSE_MS.0;
+    loop {
+        let done = async {
+            let client = ensemble.connect_to_first().await?;
+            let mut session = Session::new(client, paths.clone(), ensemble.acls(), events.clone());
+            // It registers nobody, so it has no name.
+            let done = session.carry_out(request, &mut Name::default()).await;
+            session.close();
+            done
+        };
+        match done.await {
+            Ok(()) => return debug!("ZooKeeper: a request was carried out by a second session"),
+            Err(error) => debug!("ZooKeeper: a second session was of no use: {error}"),
+        }
+        sleep(Duration::from_millis(pause_ms)).await;
+        pause_ms = (pause_ms * 2).min(PAUSE_MS.1);
+    }
+}
+
+/// While there is no session with contact: carries out by other ones what does not need it.
+async fn work_elsewhere(
+    ensemble: &Ensemble,
+    paths: &Paths,
+    events: &Events,
+    front: &mut Option<CoordRequest>,
+    requests: &mut mpsc::UnboundedReceiver<CoordRequest>,
+) -> Infallible {
+    loop {
+        if front.is_none() {
+            *front = requests.recv().await;
+        }
+        match front {
+            Some(request) if patience(request).is_some() => elsewhere(ensemble, paths, events, request).await,
+            // It waits for the session; or the node is gone.
+            _ => std::future::pending().await,
+        }
+        *front = None;
     }
 }
 

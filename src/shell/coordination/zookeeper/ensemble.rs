@@ -52,6 +52,39 @@ impl Ensemble {
         }
     }
 
+    /// Opens a session with the server that is the first to answer. All of them are asked at once: nobody knows which of them is silent.
+    ///
+    /// # Errors
+    /// None answers.
+    pub async fn connect_to_first(&self) -> Result<zk::Client, CoordError> {
+        let mut attempts = JoinSet::new();
+        for server in self.hosts.split(',') {
+            let (ensemble, server) = (self.clone(), server.to_string());
+            attempts.spawn(async move {
+                let client = ensemble.connect(&server).await?;
+                // A server that is cut off from its ensemble opens a session as well, for a while.
+                match timeout(LOOK_CAP, client.sync("/")).await {
+                    Ok(Ok(())) => Ok(client),
+                    _ => Err(CoordError::Unknown(format!("{server} answers nothing"))),
+                }
+            });
+        }
+        let mut last = CoordError::Unknown("no server is named".to_string());
+        while let Some(attempt) = attempts.join_next().await {
+            match attempt {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(error)) => last = error,
+                Err(error) => last = CoordError::Unknown(error.to_string()),
+            }
+        }
+        Err(last)
+    }
+
+    /// For what is created.
+    pub fn acls(&self) -> zk::Acls<'static> {
+        if self.auth.is_some() { zk::Acls::creator_all() } else { zk::Acls::anyone_all() }
+    }
+
     /// Looks at every server for `path` with this content, which was written to one of them.
     ///
     /// # Errors
