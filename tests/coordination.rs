@@ -8,10 +8,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use datakeeper::base::ids::{ChangeId, CopyId, DatasetId, NodeId};
+use datakeeper::base::ids::{ChangeId, CopyId, DatasetId, NodeId, RunId};
 use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
-use datakeeper::cluster::registration::{NodeRead, Registration};
+use datakeeper::cluster::registration::{Host, NodeRead, Registration};
 use datakeeper::cluster::state::{Change, ClusterState, Member, MinInSync, Why};
 use datakeeper::shell::coordination::Coordinator;
 use datakeeper::shell::coordination::in_process::InProcess;
@@ -146,9 +146,17 @@ impl Node {
         .await
     }
 
-    async fn wait_duplicate(&mut self) -> String {
-        self.wait("duplicate node", |e| match e {
-            CoordEvent::DuplicateNode { holder } => Some(holder.clone()),
+    async fn wait_awaited(&mut self) -> String {
+        self.wait("holder of the name", |e| match e {
+            CoordEvent::NameAwaited { holder } => Some(holder.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn wait_taken(&mut self) -> String {
+        self.wait("loss of the name", |e| match e {
+            CoordEvent::NameTaken { holder } => Some(holder.clone()),
             _ => None,
         })
         .await
@@ -160,7 +168,7 @@ impl Node {
         let state = self.wait_state("confirmed state", |read| read.confirmed).await;
         let nodes = self
             .wait("confirmed directory", |e| match e {
-                CoordEvent::Nodes { nodes, confirmed: true } => Some(nodes.clone()),
+                CoordEvent::Nodes { nodes, confirmed: true, .. } => Some(nodes.clone()),
                 _ => None,
             })
             .await;
@@ -205,6 +213,16 @@ fn registration(name: &str, port: u16, copy: u128, started_ms: u64) -> Registrat
         empty: true,
         version: "0".to_string(),
         started_ms,
+        run: Some(RunId(u128::from(port) << 64 | u128::from(started_ms))),
+        host: Some(Host {
+            boot_id: "b".to_string(),
+            network: 1,
+            machine_id: None,
+            client_bound: format!("h:{port}"),
+            repl_bound: format!("h:1{port}"),
+        }),
+        ended: false,
+        gone: Vec::new(),
     }
 }
 
@@ -325,7 +343,7 @@ async fn a_name_that_is_in_use_is_waited_for(service: &Service) {
     old.submit(register("n1", 1, 7, 5));
     old.wait_registered(7).await;
     new.submit(register("n1", 2, 8, 6));
-    let holder = new.wait_duplicate().await;
+    let holder = new.wait_awaited().await;
     assert!(holder.contains("h:1,"), "{holder}");
     // Requests that follow are not held up, and the living one keeps its name.
     let (_, nodes) = new.confirm().await;
@@ -336,16 +354,35 @@ async fn a_name_that_is_in_use_is_waited_for(service: &Service) {
     assert_eq!(live_copies(&nodes), [("n1".to_string(), Some(CopyId(8)))]);
 }
 
-async fn a_restart_on_the_same_addresses_takes_the_name_and_the_old_process_goes(service: &Service) {
+async fn a_restart_on_the_same_addresses_takes_the_name_and_the_old_process_is_told(service: &Service) {
     let (mut old, mut new) = (service.connect(), service.connect());
     old.submit(register("n1", 1, 7, 5));
     old.wait_registered(7).await;
     new.submit(register("n1", 1, 8, 6));
     new.wait_registered(8).await;
     old.submit(register("n1", 1, 9, 5));
-    old.wait_duplicate().await;
+    old.wait_taken().await;
     let (_, nodes) = new.confirm().await;
     assert_eq!(live_copies(&nodes), [("n1".to_string(), Some(CopyId(8)))]);
+    // It may hold data: as soon as the other one is gone, the directory shows them again.
+    new.coordinator.stop();
+    old.wait_registered(9).await;
+}
+
+async fn an_end_in_good_order_is_noted_and_a_crash_is_not(service: &Service) {
+    let (mut a, mut b) = (service.connect(), service.connect());
+    a.submit(register("n1", 1, 7, 5));
+    a.wait_registered(7).await;
+    a.coordinator.stop();
+    b.wait_nodes("the end of n1", |nodes| nodes.len() == 1 && nodes[0].registration.ended && nodes[0].live.is_none()).await;
+    b.submit(register("n1", 2, 8, 6));
+    b.wait_registered(8).await;
+    let (_, nodes) = b.confirm().await;
+    assert_eq!((nodes[0].registration.ended, &nodes[0].registration.gone[..]), (false, &[CopyId(7)][..]));
+    drop(b);
+    let mut c = service.connect();
+    c.wait_nodes("the loss of n1", |nodes| nodes.len() == 1 && nodes[0].live.is_none()).await;
+    assert!(!c.confirm().await.1[0].registration.ended);
 }
 
 macro_rules! against_both {
@@ -372,7 +409,8 @@ against_both!(
     settings_are_changed_only_from_what_they_were_and_a_repeated_change_is_won,
     the_directory_shows_who_is_there_and_a_stop_at_once,
     a_name_that_is_in_use_is_waited_for,
-    a_restart_on_the_same_addresses_takes_the_name_and_the_old_process_goes,
+    a_restart_on_the_same_addresses_takes_the_name_and_the_old_process_is_told,
+    an_end_in_good_order_is_noted_and_a_crash_is_not,
 );
 
 // ---- in process alone ----
@@ -579,7 +617,7 @@ async fn an_old_process_finds_by_itself_that_its_name_is_taken() {
     old.submit(register("n1", 1, 7, 5));
     old.wait_registered(7).await;
     new.submit(register("n1", 1, 8, 6));
-    let holder = old.wait_duplicate().await;
+    let holder = old.wait_taken().await;
     assert!(holder.contains(&CopyId(8).to_string()), "{holder}");
     new.wait_registered(8).await;
 }

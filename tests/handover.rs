@@ -64,7 +64,7 @@ fn a_leader_that_leaves_hands_over_and_is_named_no_more() {
     let mut world = three();
     let conn = world.connect(0);
     world.event(0, Event::Leave);
-    world.run_until("n1 leads without n0", 100, |w| w.role(1) == Role::Leader && w.keeper(0).has_left());
+    world.run_until("n1 leads without n0", 100, |w| w.role(1) == Role::Leader && w.keeper(0).has_left(w.now()));
     assert_eq!(set(&world), ["n1", "n2"]);
     assert!(world.ask(0, &["GET", "before1"]).starts_with("-MOVED"));
     world.run(5_000);
@@ -76,7 +76,7 @@ fn a_leader_that_leaves_hands_over_and_is_named_no_more() {
 fn a_replica_that_leaves_is_taken_out_at_once_and_writes_do_not_wait() {
     let mut world = three();
     world.event(2, Event::Leave);
-    let took = world.run_until("n2 has left", 100, |w| w.keeper(2).has_left());
+    let took = world.run_until("n2 has left", 100, |w| w.keeper(2).has_left(w.now()));
     assert!(took <= 20, "took {took} ms");
     assert_eq!(set(&world), ["n0", "n1"]);
     assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
@@ -91,7 +91,7 @@ fn a_replica_that_leaves_while_its_link_is_down_asks_again_on_the_next_one() {
     world.break_link(2, 0);
     world.event(2, Event::Leave);
     assert_eq!(set(&world), ["n0", "n1", "n2"]);
-    world.run_until("n2 has left", 200, |w| w.keeper(2).has_left());
+    world.run_until("n2 has left", 200, |w| w.keeper(2).has_left(w.now()));
     world.run(1_000);
     assert_eq!(set(&world), ["n0", "n1"]);
 }
@@ -229,7 +229,7 @@ fn a_lone_leader_has_nobody_to_hand_over_to() {
     assert_eq!(world.ask(0, &["DATAKEEPER", "HANDOVER"]), "-ERR no other member is connected and in sync\r\n");
     assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
     world.event(0, Event::Leave);
-    assert!(world.keeper(0).is_alone());
+    assert!(world.keeper(0).is_alone(world.now()));
 }
 
 #[test]
@@ -243,12 +243,12 @@ fn a_lone_leader_that_leaves_waits_for_a_learner_and_hands_its_data_over_to_it()
     world.uncoordinated.insert(1);
     world.run(200);
     world.event(0, Event::Leave);
-    assert!(!world.keeper(0).has_left(), "n1 is being filled");
+    assert!(!world.keeper(0).has_left(world.now()), "n1 is being filled");
     assert_eq!(world.ask(0, &["SET", "k", "meanwhile"]), "+OK\r\n");
     world.run(2_000);
-    assert!(!world.keeper(0).has_left() && world.role(0) == Role::Leader);
+    assert!(!world.keeper(0).has_left(world.now()) && world.role(0) == Role::Leader);
     world.uncoordinated.remove(&1);
-    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader && w.keeper(0).has_left());
+    world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader && w.keeper(0).has_left(w.now()));
     assert_eq!(
         (world.ask(1, &["GET", "before"]), world.ask(1, &["GET", "k"])),
         ("$1\r\nx\r\n".into(), "$9\r\nmeanwhile\r\n".into())

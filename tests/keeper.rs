@@ -243,7 +243,7 @@ fn what_a_node_remembers_of_one_dataset_holds_no_read_of_the_next_one_back() {
     assert_eq!(operate(&mut world, 1, &["ADOPT", "n1"]), "+OK\r\n");
     world.run_until("n1 leads", 1_000, |w| w.role(1) == Role::Leader);
     world.regain_coordination(3);
-    world.run_until("n3 is filled", 3_000, |w| w.in_sync() == 2);
+    world.run_until("n3 is filled", 3_000, |w| w.names(3));
     assert_eq!(world.ask(1, &["DATAKEEPER", "HANDOVER", "TO", "n3"]), "+OK\r\n");
     world.run_until("n3 leads", 100, |w| w.role(3) == Role::Leader);
     world.run(60);

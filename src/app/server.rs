@@ -48,20 +48,33 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
         server.admin_addr().map_or_else(|| "nowhere".to_owned(), |addr| addr.to_string()),
         server.sentinel_addr().map_or_else(|| "to clients alone".to_owned(), |addr| addr.to_string()),
     );
-    let failed = tokio::select! {
-        biased; // a node that cannot go on says so even if it is being stopped
-        failed = failure.wait_for(Option::is_some) => failed.ok().and_then(|reason| reason.clone()),
-        signal = stop.wanted() => {
-            leave(&server, &mut stop, signal).await;
-            None
-        }
-        asked = shutdown.wait_for(Option::is_some) => {
-            if asked.is_ok_and(|now| *now == Some(true)) {
-                tracing::warn!("SHUTDOWN NOW: the node stops at once");
-            } else {
-                leave(&server, &mut stop, "SHUTDOWN").await;
+    let limit = Some(Duration::from_secs(config.leave_timeout_s)).filter(|limit| !limit.is_zero());
+    let mut asked_twice = false;
+    let failed = loop {
+        let why = tokio::select! {
+            biased; // a node that cannot go on says so even if it is being stopped
+            failed = failure.wait_for(Option::is_some) => break failed.ok().and_then(|reason| reason.clone()),
+            signal = stop.wanted() => signal,
+            asked = shutdown.changed() => {
+                if asked.is_ok() && *shutdown.borrow_and_update() == Some(true) {
+                    tracing::warn!("SHUTDOWN NOW: the node stops at once");
+                    break None;
+                }
+                "SHUTDOWN"
             }
-            None
+        };
+        match server.node().data_at_stake() {
+            Some(stake) if !std::mem::replace(&mut asked_twice, true) => {
+                tracing::error!("{why}: {stake}: it does not end yet; a second signal ends it at once");
+            }
+            Some(stake) => {
+                tracing::error!("{why} again: the node stops at once, though {stake}");
+                break None;
+            }
+            None => {
+                leave(&server, &mut stop, why, limit).await;
+                break None;
+            }
         }
     };
     server.stop();
@@ -75,11 +88,21 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
 }
 
 /// Leaves the cluster in good order, unless a (further) signal comes.
-async fn leave(server: &Server, stop: &mut Stop, why: &str) {
+async fn leave(server: &Server, stop: &mut Stop, why: &str, limit: Option<Duration>) {
     tracing::info!("{why}: the node leaves the cluster");
     tokio::select! {
-        () = server.leave(LEAVE) => {}
-        signal = stop.wanted() => tracing::warn!("{signal}: the node stops at once"),
+        free = server.leave(LEAVE, limit) => {
+            if !free {
+                tracing::error!("shutdown.leave_timeout_s is over: the node stops, though too few copies are in sync without it");
+            }
+        }
+        signal = stop.wanted() => {
+            if server.must_stay() {
+                tracing::error!("{signal} again: the node stops at once, though too few copies are in sync without it");
+            } else {
+                tracing::warn!("{signal} again: the node stops at once");
+            }
+        }
     }
 }
 

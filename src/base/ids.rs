@@ -1,6 +1,6 @@
 //! Identifiers: newtypes for numbers and names that could be swapped by mistake.
 //!
-//! The 128-bit ids ([`CopyId`], [`DatasetId`], [`ChangeId`]) travel as 32 lower-case hex digits in every text form.
+//! The 128-bit ids ([`CopyId`], [`RunId`], [`DatasetId`], [`ChangeId`]) travel as 32 lower-case hex digits in every text form.
 
 use std::fmt;
 use std::str::FromStr;
@@ -147,6 +147,10 @@ macro_rules! hex_id {
 hex_id!(
     /// One in-memory data set in one process life: new at every process start and at every wipe.
     CopyId
+);
+hex_id!(
+    /// One process life of a node: no two processes have the same.
+    RunId
 );
 hex_id!(
     /// Identity of the data: new at bootstrap and at each reset to empty.

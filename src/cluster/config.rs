@@ -8,8 +8,12 @@ use super::state::MinInSync;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TotalLoss {
-    /// Start over empty, loudly.
+    /// Start over empty, loudly. That names are unique is trusted: a copy is gone once the session of its process has ended and another
+    /// process has its name, or its end is recorded.
     StartEmpty,
+    /// The same, but only what was proven counts: a recorded end, or a successor that holds the addresses which the former process had bound
+    /// or runs on its machine after a new start of that.
+    Proven,
     /// Stop and name the operator's command.
     Halt,
 }

@@ -13,8 +13,8 @@ use crate::base::ids::{ChangeId, CopyId, NodeId};
 /// A request; its answer, if it has one, is the [`CoordEvent`] named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoordRequest {
-    /// Write `/nodes/<id>` and make `/nodes/<id>/live` name the copy → [`CoordEvent::Registered`] or
-    /// [`CoordEvent::DuplicateNode`]. The latest one is repeated by the service in every new session, unasked.
+    /// Write `/nodes/<id>` and make `/nodes/<id>/live` name the copy → [`CoordEvent::Registered`], perhaps after
+    /// [`CoordEvent::NameAwaited`] or [`CoordEvent::NameTaken`]. The latest one is repeated by the service in every new session, unasked.
     Register(Registration),
     /// Read `/state` and the directory after a `sync`, state first → [`CoordEvent::State`] then [`CoordEvent::Nodes`], both `confirmed`.
     Confirm,
@@ -88,22 +88,31 @@ pub enum CoordEvent {
         /// Its `empty` flag.
         empty: bool,
     },
-    /// Another process is registered under this node's name: this one has to go.
-    DuplicateNode {
+    /// Another process may be alive under this node's name: the registration is written when the session of that one has ended.
+    NameAwaited {
         /// Who holds the name, for the message.
+        holder: String,
+    },
+    /// Another process has registered under this node's name after this one had. A confirmed [`CoordEvent::State`] and the directory
+    /// were sent before it. When the session of that one has ended, this one's registration is written again.
+    NameTaken {
+        /// Who took the name, for the message.
         holder: String,
     },
     /// `/state` was read or has changed.
     State(StateRead),
-    /// `/state` or the directory holds something unreadable; nothing must be built on it.
+    /// `/state` or `/config` is unreadable; nothing must be built on it.
     Unreadable {
         /// Which node and why.
         reason: String,
     },
     /// The directory was read or has changed.
     Nodes {
-        /// All registrations, in order of node id.
+        /// All registrations that can be read, in order of node id.
         nodes: Vec<NodeRead>,
+        /// What else stands there, and why it is not readable. Addresses count all the same; that a copy is gone can be proven by a
+        /// directory that is read whole, and by no other.
+        unreadable: Vec<String>,
         /// As in [`StateRead::confirmed`].
         confirmed: bool,
     },

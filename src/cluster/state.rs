@@ -112,6 +112,9 @@ pub struct ClusterState {
     pub in_sync: Vec<Member>,
     /// The write that made this state.
     pub change: Change,
+    /// Epoch in which an operator last decided with which data to go on (adopt, reset); 0: never. Nodes that know no later epoch believe it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub decided: Epoch,
     /// The setting that counts.
     pub min_in_sync: MinInSync,
     /// Largest in-sync set that the cluster has had; only an operator lowers it.
@@ -203,6 +206,7 @@ impl ClusterState {
             leader: me.clone(),
             in_sync: vec![me.clone()],
             change,
+            decided: Epoch(0),
             min_in_sync: min,
             peak_in_sync: 1,
             fallback: Vec::new(),
@@ -251,16 +255,24 @@ impl ClusterState {
     #[must_use]
     pub fn elect_fallback(&self, me: &Member, change: Change) -> ClusterState {
         assert!(self.fallback.contains(me), "only a copy on the fallback list takes over when the set is gone");
-        let mut next = self.adopt(me, change);
+        let mut next = self.elect_alone(me, change);
         if !next.may_commit() {
             next.fallback = self.fallback.iter().filter(|m| *m != me).cloned().collect();
         }
         next
     }
 
-    /// An operator names the copy to go on with: it leads alone, with what it holds. The peak and the holders stay.
+    /// An operator names the copy to go on with: it leads alone, with what it holds, in an epoch after `highest`, which is the highest that
+    /// it has seen. The peak and the holders stay.
     #[must_use]
-    pub fn adopt(&self, me: &Member, change: Change) -> ClusterState {
+    pub fn adopt(&self, me: &Member, highest: Epoch, change: Change) -> ClusterState {
+        let mut next = self.elect_alone(me, change);
+        next.epoch = Epoch(self.epoch.max(highest).0 + 1);
+        next.decided = next.epoch;
+        next
+    }
+
+    fn elect_alone(&self, me: &Member, change: Change) -> ClusterState {
         let mut next = self.with_set(vec![me.clone()], change);
         next.epoch = Epoch(self.epoch.0 + 1);
         next.leader = me.clone();
@@ -398,6 +410,10 @@ impl ClusterState {
         }
         next
     }
+}
+
+fn is_zero(epoch: &Epoch) -> bool {
+    epoch.0 == 0
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ impl Keeper {
     pub(super) fn gates(&self, now: Now, asked: Option<Boot>) -> Gates {
         let both = |gate| Gates { read: gate, write: gate };
         match self.role {
+            _ if self.stopping => both(Gate::Refuse(Refusal::Loading)),
             Role::Starting => both(Gate::Refuse(Refusal::Loading)),
             Role::Halted => both(Gate::Refuse(Refusal::Halted)),
             Role::Leading if self.config.rules.leaves_out(Rule::BarrierBeforeReads) && self.holds_lease(now) => {
@@ -195,7 +196,7 @@ impl Keeper {
         let enough = may_commit(state, self.pending.as_ref().map(|p| &p.want));
         let write = if !enough {
             Gate::Refuse(Refusal::TooFew)
-        } else if self.log.bytes_after(self.acked) > UNACKED_BYTES_MAX {
+        } else if self.log.bytes_after(self.acked) > UNACKED_BYTES_MAX || self.fill_goes_first() {
             Gate::Wait(Refusal::Backlog)
         } else {
             Gate::Serve

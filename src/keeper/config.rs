@@ -1,10 +1,11 @@
 //! What a Keeper is told at its making, and what CONFIG SET changes of it.
 
 use crate::base::clock::{Boot, Wall};
-use crate::base::ids::{HashKey, NodeId};
+use crate::base::ids::{HashKey, NodeId, RunId};
 use crate::base::limits::CLIENTS_MAX;
 use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
+use crate::cluster::registration::Host;
 use crate::store::{Eviction, Tracking};
 
 use super::notice::LogLevel;
@@ -126,6 +127,10 @@ pub struct KeeperConfig {
     pub process_id: u32,
     /// Start of the process.
     pub started: Wall,
+    /// This process life; no two may have the same.
+    pub run: RunId,
+    /// Where it runs; none where the operating system does not say.
+    pub host: Option<Host>,
     /// Settings to bring to a new cluster, and to use until `/config` was read.
     pub shared: ClusterConfig,
     /// When writes are answered.
@@ -179,6 +184,8 @@ impl KeeperConfig {
             rank: 0,
             process_id: 0,
             started: Wall(0),
+            run: RunId(0),
+            host: None,
             shared: ClusterConfig::default(),
             acks: Acks::InSync,
             read_mode: ReadMode::Lease,

@@ -44,6 +44,15 @@ pub(super) enum InPlace {
     },
 }
 
+/// This node serves nothing until an operator has looked.
+#[derive(Clone, Debug)]
+pub(super) struct Halted {
+    /// For the operator.
+    pub reason: String,
+    /// Whether it holds a copy with which the operator can go on (`adopt`).
+    pub adoptable: bool,
+}
+
 /// For so long a loss that is not proven is told as a warning: somebody may be about to come back.
 const UNPROVEN_MS: u64 = 10_000;
 
@@ -68,15 +77,19 @@ impl Keeper {
             }
             CoordEvent::Registered { copy, empty } => {
                 self.registered = Some((copy, empty));
+                self.name_holder = None;
                 self.on_registered(fx);
                 self.found_if_absent(now, fx);
             }
-            CoordEvent::DuplicateNode { holder } => fx.push(Effect::Exit {
-                reason: format!(
-                    "node name {} is taken in cluster {} by another process ({holder}); every node needs a node_name of its own",
-                    self.me.id, self.config.cluster
-                ),
-            }),
+            CoordEvent::NameAwaited { holder } => {
+                fx.push(Notice::warn(format!(
+                    "another process is registered as {}, and its session has not ended yet ({holder}): this one registers when it has. \
+                     Every node needs a node_name of its own",
+                    self.me.id
+                )));
+                self.name_holder = Some(holder);
+            }
+            CoordEvent::NameTaken { holder } => self.lose_name(now, holder, fx),
             CoordEvent::State(read) => self.on_state(now, read, fx),
             CoordEvent::Unreadable { reason } => {
                 if std::mem::take(&mut self.wipe_confirming) {
@@ -84,8 +97,13 @@ impl Keeper {
                 }
                 fx.push(Notice::error(format!("coordination data is not usable: {reason}")));
             }
-            CoordEvent::Nodes { nodes, confirmed } => {
-                self.nodes = nodes;
+            CoordEvent::Nodes { nodes, unreadable, confirmed } => {
+                for what in unreadable.iter().filter(|what| !self.unreadable.contains(what)) {
+                    fx.push(Notice::error(format!(
+                        "{what}; nothing that gives data up happens by itself before that is mended: delete that node if nobody needs it"
+                    )));
+                }
+                (self.nodes, self.unreadable) = (nodes, unreadable);
                 if self.known.is_none() && (confirmed || self.role == Role::Joining) {
                     self.found_if_absent(now, fx);
                 }
@@ -151,6 +169,10 @@ impl Keeper {
             empty: self.dataset.is_none(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             started_ms: self.config.started.0,
+            run: Some(self.config.run),
+            host: self.config.host.clone(),
+            ended: false,
+            gone: Vec::new(),
         })));
     }
 
@@ -197,8 +219,12 @@ impl Keeper {
         if !absent || self.pending.is_some() || self.dataset.is_some() || !self.is_registered() || self.stopping {
             return;
         }
-        if !self.config.bootstrap || someone_holds {
-            let why = if someone_holds { "a live node holds data" } else { "bootstrap: never" };
+        if !self.config.bootstrap || someone_holds || !self.unreadable.is_empty() {
+            let why = match &self.unreadable[..] {
+                _ if someone_holds => "a live node holds data",
+                [] => "bootstrap: never",
+                [first, ..] => first,
+            };
             let text = format!("/state is absent and is not created by this node: {why}");
             if self.told.is_news(now.boot, &text) {
                 fx.push(Notice::warn(text));
@@ -226,6 +252,7 @@ impl Keeper {
             && self.pending.is_none()
             && self.wipe_due.is_none()
             && self.halted.is_none()
+            && self.unreadable.is_empty()
             && !self.stopping
             && self.known.is_some()
             && self.is_registered()
@@ -238,6 +265,7 @@ impl Keeper {
             && self.pending.is_none()
             && self.wipe_due.is_none()
             && self.halted.is_none()
+            && self.unreadable.is_empty()
             && !self.stopping
             && !self.is_half_received()
             && self.is_registered()
@@ -256,7 +284,7 @@ impl Keeper {
             return;
         }
         let known = self.known.as_ref().expect("may_fall_back looked");
-        if known.state.in_sync.iter().any(|m| !self.is_replaced(&m.id, m.copy)) {
+        if known.state.in_sync.iter().any(|m| !self.is_gone(&m.id, m.copy)) {
             return;
         }
         let state = known.state.clone();
@@ -273,9 +301,14 @@ impl Keeper {
         self.cas_with(now, want, true, nodes, fx);
     }
 
-    /// Whether the directory shows the node with another copy than this one.
-    fn is_replaced(&self, id: &NodeId, copy: CopyId) -> bool {
-        self.nodes.iter().any(|n| n.registration.id == *id && n.registration.copy != copy)
+    /// Whether that copy is gone, by the measure of `total_loss`, as the directory shows it.
+    fn is_gone(&self, id: &NodeId, copy: CopyId) -> bool {
+        let Some(r) = self.nodes.iter().map(|n| &n.registration).find(|r| r.id == *id) else { return false };
+        match self.shared.total_loss {
+            _ if r.copy == copy => r.ended,
+            TotalLoss::Proven => r.gone.contains(&copy),
+            TotalLoss::StartEmpty | TotalLoss::Halt => true,
+        }
     }
 
     /// Whether this node finds no leader and may not stand itself.
@@ -335,7 +368,12 @@ impl Keeper {
         if missing.is_empty() {
             return None;
         }
-        missing.retain(|id| *id != self.me.id.as_str());
+        if self.dataset.is_some() {
+            missing.retain(|id| *id != self.me.id.as_str());
+        }
+        if let Some(own) = missing.iter_mut().find(|id| **id == self.me.id.as_str()) {
+            *own = format!("an earlier process of {}", self.me.id);
+        }
         let holds = match self.dataset {
             None => "is empty".to_string(),
             Some(_) => format!("holds data up to {} but is not in the in-sync set", self.log.last()),
@@ -348,13 +386,13 @@ impl Keeper {
         Some(format!("no leader, and this node {holds}: {waits}. {way_out}"))
     }
 
-    /// Nodes whose copy counts and has not been replaced by a new one, as far as the directory says; and those registered with
+    /// Nodes whose copy counts and is not gone, as far as the directory says; and those registered with
     /// data of this dataset, such as a learner that had nearly caught up. Whether they are live says nothing: a session may just
     /// have expired.
     fn copies_waited_for(&self) -> Vec<String> {
         let Some(known) = &self.known else { return Vec::new() };
-        let counted = known.state.counted_copies().filter(|(id, copy)| !self.is_replaced(id, *copy)).map(|(id, _)| id);
-        let holds = |r: &&Registration| !r.empty && r.dataset == Some(known.state.dataset);
+        let counted = known.state.counted_copies().filter(|(id, copy)| !self.is_gone(id, *copy)).map(|(id, _)| id);
+        let holds = |r: &&Registration| !r.empty && !r.ended && r.dataset == Some(known.state.dataset);
         let holding = self.nodes.iter().map(|n| &n.registration).filter(holds).map(|r| &r.id);
         let mut names: Vec<String> = counted.chain(holding).map(NodeId::to_string).collect();
         names.sort_unstable();
@@ -373,9 +411,12 @@ impl Keeper {
 
     /// What an operator can do when nobody leads: the exact commands.
     fn way_out(&self, state: &ClusterState) -> String {
+        if let [first, ..] = &self.unreadable[..] {
+            return format!("What to do can be said once the directory is readable: {first}");
+        }
         let cluster = &self.config.cluster;
         let command = |what: String, at: &str| format!("`datakeeper admin {what} --connect {at} --confirm {cluster}`");
-        let held = |n: &&NodeRead| !n.registration.empty && n.registration.dataset == Some(state.dataset);
+        let held = |n: &&NodeRead| !n.registration.empty && !n.registration.ended && n.registration.dataset == Some(state.dataset);
         let holders = self.nodes.iter().filter(held).map(|n| &n.registration);
         let adopt = |r: &Registration| {
             let own = if r.id == self.me.id { format!(" (up to {})", self.log.last()) } else { String::new() };
@@ -389,7 +430,7 @@ impl Keeper {
         }
     }
 
-    /// Total loss is proven when every copy that counts is registered under another copy id by now, and no live node holds
+    /// Total loss is proven when every copy that counts is gone by the measure of `total_loss`, and no live node holds
     /// data (the directory was read after `/state`, both after a sync). The compare-and-set names every version that the
     /// proof rests on. Until it is resolved this node takes nothing in (R4).
     fn start_over_if_lost(&mut self, now: Now, fx: &mut Effects) {
@@ -407,7 +448,7 @@ impl Keeper {
             return;
         }
         let holders: Vec<&str> = known.state.holders.keys().map(NodeId::as_str).collect();
-        let loss = format!("every copy of dataset {} is gone ({} restarted)", known.state.dataset, holders.join(", "));
+        let loss = format!("every copy of dataset {} is gone ({} ended)", known.state.dataset, holders.join(", "));
         if self.shared.total_loss == TotalLoss::Halt {
             self.loss_check_at = now.boot.plus_ms(10 * HOLD_MS);
             let way_out = self.way_out(&known.state);
@@ -425,6 +466,9 @@ impl Keeper {
     }
 
     fn on_state(&mut self, now: Now, read: StateRead, fx: &mut Effects) {
+        if self.halted.is_some() && !self.may_go_on(now, &read, fx) {
+            return;
+        }
         let Some((state, version)) = read.state else {
             if self.known.is_some() {
                 // The node was deleted under a running cluster: nothing is built on that.
@@ -443,6 +487,7 @@ impl Keeper {
             self.halt(
                 now,
                 &format!("/state belongs to cluster {:?}, not {:?}", state.cluster, self.config.cluster),
+                false,
                 fx,
             );
             return;
@@ -477,6 +522,14 @@ impl Keeper {
             }
             return;
         }
+        if self.is_taken_for_lost(&state) {
+            let text = format!(
+                "{} has started over empty, in epoch {}, while this node held data that count",
+                state.change.by, state.epoch
+            );
+            self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
+            return;
+        }
         self.rollbacks_seen = 0;
         self.in_place = None;
         self.incarnation = read.incarnation;
@@ -487,6 +540,16 @@ impl Keeper {
         if read.confirmed {
             self.wipe_if_unnamed(now, fx);
         }
+    }
+
+    /// Whether somebody has started over empty although this copy counts, and no operator had decided so: its death was taken for proven.
+    fn is_taken_for_lost(&self, state: &ClusterState) -> bool {
+        let counts = |k: &Known| {
+            self.dataset == Some(k.state.dataset)
+                && state.resets > k.state.resets
+                && k.state.counted_copies().any(|(_, copy)| copy == self.me.copy)
+        };
+        self.holds_data() && state.decided <= self.highest && self.known.as_ref().is_some_and(counts)
     }
 
     /// A state that is newer than the one known: everything that depends on it is brought in line.
@@ -568,14 +631,17 @@ impl Keeper {
             && self.wipe_due.is_none()
             && self.halted.is_none()
             && !self.stopping
-            && !self.leaving
             && self.registered.is_some_and(|(copy, _)| copy == self.me.copy)
             && (known.state.names(&self.me) || self.config.rules.leaves_out(Rule::OnlyInSyncStands));
         if !may {
             return None;
         }
         let leader = &known.state.leader;
-        let rank = known.state.in_sync.iter().filter(|m| *m != leader).position(|m| *m == self.me).unwrap_or(0);
+        let mut rank = known.state.in_sync.iter().filter(|m| *m != leader).position(|m| *m == self.me).unwrap_or(0);
+        if self.leaving {
+            // Its copy may be the last one: others first, then it.
+            rank += known.state.in_sync.len();
+        }
         Some(self.pulse.lock().promised().max(self.stand_after).plus_ms(rank as u64 * RANK_STEP_MS))
     }
 
@@ -661,7 +727,8 @@ impl Keeper {
 
     /// Asks for a confirmed read of `/state` when one is due.
     pub(super) fn keep_wiping(&mut self, now: Now, fx: &mut Effects) {
-        if self.wipe_due.is_some_and(|at| now.boot >= at) && !self.wipe_confirming && self.pending.is_none() {
+        let due = self.wipe_due.is_some_and(|at| now.boot >= at) && self.halted.is_none();
+        if due && !self.wipe_confirming && self.pending.is_none() {
             self.wipe_confirming = true;
             fx.push(Effect::coord(CoordRequest::Confirm));
         }
@@ -710,12 +777,36 @@ impl Keeper {
         self.follow_known(now, fx);
     }
 
-    /// Stops because somebody has tampered with `/state`, and says how an operator goes on with what this node holds.
+    /// Whether this process has a copy that somebody could go on with.
+    fn holds_data(&self) -> bool {
+        self.dataset.is_some() && !self.is_half_received()
+    }
+
+    /// Another process has registered under this node's name. Whoever holds nothing goes; data stay until an operator has looked.
+    fn lose_name(&mut self, now: Now, holder: String, fx: &mut Effects) {
+        let reason = format!(
+            "node name {} is taken in cluster {} by another process ({holder}); every node needs a node_name of its own",
+            self.me.id, self.config.cluster
+        );
+        if !self.holds_data() {
+            fx.push(Effect::Exit { reason });
+            return;
+        }
+        (self.registered, self.name_holder) = (None, Some(holder));
+        self.halt_with_data(now, &reason, fx);
+    }
+
+    /// Stops because somebody has tampered with `/state`.
     fn halt_over(&mut self, now: Now, reason: &str, found: InPlace, fx: &mut Effects) {
         self.in_place = Some(found);
+        self.halt_with_data(now, reason, fx);
+    }
+
+    /// Stops for an operator, and says how to go on with what this node holds, if it holds anything.
+    fn halt_with_data(&mut self, now: Now, reason: &str, fx: &mut Effects) {
         let holds = self.known.as_ref().is_some_and(|k| self.dataset == Some(k.state.dataset) && self.intake.is_none());
         if !holds {
-            return self.halt(now, reason, fx);
+            return self.halt(now, reason, false, fx);
         }
         let (id, at, cluster) = (&self.me.id, &self.config.client_addr, &self.config.cluster);
         let way_out = format!(
@@ -723,20 +814,59 @@ impl Keeper {
              {cluster}` at the node that holds most",
             self.log.last()
         );
-        self.halt(now, &way_out, fx);
+        self.halt(now, &way_out, true, fx);
     }
 
-    /// Stops for an operator: nothing is served, nothing is asked for.
-    pub(super) fn halt(&mut self, now: Now, reason: &str, fx: &mut Effects) {
+    /// Stops for an operator: nothing is served, nothing is asked for, and what it holds is kept.
+    pub(super) fn halt(&mut self, now: Now, reason: &str, adoptable: bool, fx: &mut Effects) {
         if self.halted.is_some() {
             return;
         }
         fx.push(Notice::error(format!("halted: {reason}; this node serves nothing until an operator has looked")));
-        self.halted = Some(reason.to_string());
+        self.halted = Some(Halted { reason: reason.to_string(), adoptable });
         self.step_down(now, reason, fx);
         self.drop_following(fx);
         self.pulse.lock().freeze();
         self.role = Role::Halted;
+    }
+
+    /// What is said of the end of a node that is halted with data: it is an operator's decision, and is asked for twice.
+    #[must_use]
+    pub fn data_at_stake(&self) -> Option<String> {
+        self.halted.as_ref().filter(|_| self.holds_data())?;
+        Some(format!("this node is halted and holds data up to {}, which its end would give up", self.log.last()))
+    }
+
+    /// A halted node reads `/state`: notes what an operator would overwrite, and goes on if an operator has named a copy of its data to go
+    /// on with, in an epoch that it did not know. Whether it did.
+    fn may_go_on(&mut self, now: Now, read: &StateRead, fx: &mut Effects) -> bool {
+        let Some((state, version)) = &read.state else {
+            if read.confirmed {
+                self.in_place = Some(InPlace::Nothing);
+            }
+            return false;
+        };
+        if self.pending.as_ref().is_some_and(|p| p.want.change.id == state.change.id) {
+            self.resolved = Some((state.change.id, true));
+            self.on_resolved(now, state.change.id, CasOutcome::Won(*version), fx);
+            self.resume_blocked(fx);
+            return false;
+        }
+        let known = self.known.as_ref();
+        let ours = state.cluster == self.config.cluster && known.is_some_and(|k| k.state.dataset == state.dataset);
+        if ours && state.decided > self.highest && state.leader != self.me && self.pending.is_none() {
+            fx.push(Notice::warn(format!(
+                "an operator has named {} to go on with, in epoch {}: this node follows",
+                state.leader.id, state.decided
+            )));
+            (self.halted, self.known, self.in_place, self.incarnation, self.rollbacks_seen) = (None, None, None, 0, 0);
+            self.pulse.lock().rest();
+            self.role = Role::Joining;
+            return true;
+        }
+        let as_known = known.is_some_and(|k| k.version == *version && k.state.change.id == state.change.id);
+        self.in_place = (!as_known).then(|| InPlace::Other { state: Box::new(state.clone()), version: *version });
+        false
     }
 
     /// The role that follows from what is known, where no transition names it.

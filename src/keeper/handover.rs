@@ -7,7 +7,7 @@
 //! ```
 //! Before RESIGN the leader may give it up and go on. After it the leader answers nothing in its epoch any more, whatever happens
 //! to the target: only another epoch ends that, be it one it wins itself. So the target need not wait for any promise.
-//! A node that is told to end leaves first: a leader hands over, a replica has itself taken out of the set.
+//! A node that is told to end leaves first (`leaving`): a leader hands over, a replica has itself taken out of the set.
 //!
 //! A leader that has lost the coordination service and then a member cannot take that member out: nothing is acknowledged any more.
 //! It resigns to a member that has contact, with whatever it holds: that is an election which need not wait for the promise.
@@ -18,13 +18,15 @@ use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ConnId, CopyId, LinkId, NodeId};
 use crate::base::limits::{CLOSE_IDLE_MS, HANDOVER_MS, HOLD_MS};
 use crate::cluster::role::Role;
-use crate::cluster::state::{ClusterState, Member, Why};
+use crate::cluster::state::{Member, Why};
 use crate::replication::in_sync::effective;
 use crate::replication::wire::{self, Resign, Wish};
 
-use super::leading::Leading;
 use super::session::Session;
 use super::{Effect, Effects, Keeper, Notice};
+
+/// A leaving leader that may not go yet looks again after this long, ms.
+const LOOK_MS: u64 = 50;
 
 /// A handover that has begun.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub enum NotNow {
     Nobody,
     /// Who could take over cannot ask for the leadership now.
     NoContact,
+    /// A copy is being filled, which a new epoch would begin anew, and too few are in sync without it.
+    Filling(NodeId),
 }
 
 impl fmt::Display for NotNow {
@@ -61,6 +65,7 @@ impl fmt::Display for NotNow {
             NotNow::UnderWay => f.write_str("a handover is under way"),
             NotNow::Unfit(id) => write!(f, "{id} is not connected and in sync"),
             NotNow::Nobody => f.write_str("no other member is connected and in sync"),
+            NotNow::Filling(id) => write!(f, "{id} is being filled, and too few copies are in sync without it"),
             NotNow::NoContact => f.write_str("no member that could take over has contact to the coordination service"),
         }
     }
@@ -82,6 +87,9 @@ impl Keeper {
             Some(leading) if leading.handover.is_some() => return Err(NotNow::UnderWay),
             Some(leading) if leading.ready => {}
             _ => return Err(NotNow::NotLeading),
+        }
+        if let Some(id) = self.kept_by(1) {
+            return Err(NotNow::Filling(id));
         }
         let wanted = |m: &&Member| target.is_none_or(|id| m.id == *id);
         let fit: Vec<Member> = self.fit_to_lead(now).filter(wanted).cloned().collect();
@@ -133,7 +141,10 @@ impl Keeper {
         let Some(handover) = &leading.handover else {
             if self.leaving && now.boot >= self.leave_at {
                 self.leave_at = now.boot.plus_ms(HANDOVER_MS);
-                if let Err(why) = self.begin_handover(now, None, HANDOVER_MS, fx) {
+                if self.kept_by(1).is_some() {
+                    // It tries again; `tell_why_it_stays` says so.
+                    self.leave_at = now.boot.plus_ms(LOOK_MS);
+                } else if let Err(why) = self.begin_handover(now, None, HANDOVER_MS, fx) {
                     let text = format!("cannot hand over: {why}");
                     if self.told.is_news(now.boot, &text) {
                         fx.push(Notice::warn(text));
@@ -253,34 +264,6 @@ impl Keeper {
         let frame = wire::ask(f.epoch, wish);
         self.send(link, frame, fx);
         true
-    }
-
-    /// The process shall end: it leaves its place in the cluster first, and its clients have time to go elsewhere.
-    pub(super) fn leave(&mut self, now: Now, fx: &mut Effects) {
-        if std::mem::replace(&mut self.leaving, true) {
-            return;
-        }
-        self.leave_at = now.boot;
-        if self.leading.is_none() {
-            self.ask_leader(Wish::Leave, fx);
-            self.close_idle_clients(now);
-        }
-    }
-
-    /// Whether a node that was told to leave has nothing to wait for but its clients: no state names it any more, or it is the
-    /// only one named and nobody is being filled who could take over soon.
-    #[must_use]
-    pub fn has_left(&self) -> bool {
-        let fills = |l: &Leading| l.followers.values().any(|f| f.link.is_some() && !f.leaving);
-        let alone = |s: &ClusterState| s.in_sync.len() == 1 && !self.leading.as_ref().is_some_and(fills);
-        let named = self.known.as_ref().map(|k| &k.state).filter(|s| s.names(&self.me));
-        self.halted.is_some() || self.pending.is_none() && named.is_none_or(alone)
-    }
-
-    /// Whether nobody can take over from this node, so that its clients have nowhere to go.
-    #[must_use]
-    pub fn is_alone(&self) -> bool {
-        self.known_leader().is_none() && self.has_left()
     }
 
     /// Every client of this node is closed as soon as nothing is outstanding on its connection, after a while that differs from one to

@@ -521,7 +521,8 @@ impl Keeper {
             let oldest = f.marks.front().map(|(_, sent)| *sent);
             let slow = oldest.into_iter().chain(f.outrun_since).any(|since| now.boot.ms_since(since) > SLOW_MS);
             let judged = now.boot >= leading.judge_at;
-            if gone || f.leaving || (slow && judged) || leading.unname.contains(&member.copy) {
+            let let_go = f.leaving && self.may_let_go(known.state.in_sync.len() - out.len());
+            if gone || let_go || (slow && judged) || leading.unname.contains(&member.copy) {
                 out.push(member.copy);
             } else if now.boot >= heard.plus_ms(suspect) && judged {
                 silent.push(member.copy);

@@ -395,7 +395,9 @@ impl Keeper {
             if !leading.ready && !self.config.rules.leaves_out(Rule::ExpandAfterBarrier) {
                 return refuse(Reason::NotLeader, "this leader is not ready yet".to_string());
             }
-            if let Some((times, _)) = leading.outrun.get(&hello.node).filter(|(_, until)| now.boot < *until) {
+            // Who waits to end until somebody is filled makes nobody wait for it, and holds writes back.
+            let waits = |(_, until): &&(u32, Boot)| now.boot < *until && !self.leaving;
+            if let Some((times, _)) = leading.outrun.get(&hello.node).filter(waits) {
                 let text = format!("the load has outrun it {times} times since it was in sync: it has to wait");
                 return refuse(Reason::Later, text);
             }
@@ -598,7 +600,9 @@ impl Keeper {
             let entries_wait = stream.next <= self.log.end();
             // A learner that is so far behind that the backlog may soon not reach back to it gets entries alone.
             let behind = || self.log.bytes_after(Offset(stream.next.0 - 1)) > self.config.backlog_bytes / 2;
-            if stream.chunk_from.is_some() && (!entries_wait || sent >= LINK_BYTES_PER_TURN / 2 && !behind()) {
+            // Before a node that was told to end the fill has most of each turn.
+            let entries_first = if self.leaving { LINK_BYTES_PER_TURN / 8 } else { LINK_BYTES_PER_TURN / 2 };
+            if stream.chunk_from.is_some() && (!entries_wait || sent >= entries_first && !behind()) {
                 self.next_chunk(stream);
                 // One chunk per turn keeps the hold of the lock short; entries have half of each turn, so neither starves.
                 budget = budget.min(sent + 1);

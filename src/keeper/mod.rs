@@ -6,7 +6,7 @@
 //! released. The simulator drives the same code.
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
-//! (joining, applying, full resync), `handover`, `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
+//! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
 //! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
@@ -22,6 +22,7 @@ mod handover;
 mod hold;
 mod latency;
 mod leading;
+mod leaving;
 mod links;
 mod monitor;
 mod notice;
@@ -65,11 +66,12 @@ pub use report::Face;
 pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
 use calls::Calls;
-use coordination::{InPlace, Pending};
+use coordination::{Halted, InPlace, Pending};
 use following::Following;
 use hold::Holds;
 use latency::Latency;
 use leading::Leading;
+use leaving::Departure;
 use links::Link;
 use pubsub::PubSub;
 use session::Sessions;
@@ -251,6 +253,8 @@ pub struct Keeper {
     /// Confirmed reads in a row that showed `/state` older than known.
     rollbacks_seen: u32,
     nodes: Vec<NodeRead>,
+    /// What else stands in the directory and cannot be read.
+    unreadable: Vec<String>,
     coordinator_up: bool,
     /// Since when there is no contact to the coordination service, or there is.
     coordinator_since: Boot,
@@ -302,6 +306,7 @@ pub struct Keeper {
     leaving: bool,
     /// When a leaving leader tries (again) to hand over.
     leave_at: Boot,
+    departure: Departure,
     /// Until when this node led, if it handed over in good order.
     led_until: Boot,
     /// The epoch it last handed over.
@@ -310,7 +315,9 @@ pub struct Keeper {
     closings: Vec<(Boot, ConnId)>,
     /// CLIENT PAUSE; over or not.
     pause: Option<session::Pause>,
-    halted: Option<String>,
+    halted: Option<Halted>,
+    /// Another process that is registered under this node's name, while this one is not.
+    name_holder: Option<String>,
     rewrite: session::Rewrite,
     /// What the present hold of the lock may still spend on eviction; see `eviction`.
     eviction_work: usize,
@@ -408,6 +415,7 @@ impl Keeper {
             incarnation: 0,
             rollbacks_seen: 0,
             nodes: Vec::new(),
+            unreadable: Vec::new(),
             coordinator_up: false,
             coordinator_since: now.boot,
             hindrance: None,
@@ -439,11 +447,13 @@ impl Keeper {
             stopping: false,
             leaving: false,
             leave_at: Boot(0),
+            departure: Departure::default(),
             led_until: Boot(0),
             handed_over: None,
             closings: Vec::new(),
             pause: None,
             halted: None,
+            name_holder: None,
             rewrite: session::Rewrite::default(),
             eviction_work: 0,
             stats: report::Stats::new(now),
@@ -502,6 +512,7 @@ impl Keeper {
         self.advance(now, fx);
         self.manage_members(now, fx);
         self.keep_handing_over(now, fx);
+        self.keep_leaving(now, fx);
         self.keep_following(now, fx);
         self.keep_closing(now, fx);
         self.close_strangers(now, fx);

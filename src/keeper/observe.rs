@@ -116,7 +116,7 @@ impl Keeper {
     /// Whether this node waits for an operator, and why.
     #[must_use]
     pub fn halted(&self) -> Option<&str> {
-        self.halted.as_deref()
+        self.halted.as_ref().map(|h| h.reason.as_str())
     }
 
     /// Batches of replies that wait for acknowledgements.

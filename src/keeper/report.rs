@@ -9,6 +9,7 @@ use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress};
 
+use super::leading::Follower;
 use super::Keeper;
 
 /// Counters since the start, or since CONFIG RESETSTAT.
@@ -225,9 +226,13 @@ impl Keeper {
     pub fn status(&self, now: Now) -> Status {
         let state = self.known.as_ref().map(|k| &k.state);
         let mut warnings = Vec::new();
-        if let Some(reason) = &self.halted {
+        if let Some(reason) = self.halted() {
             warnings.push(format!("halted: {reason}"));
         }
+        if let Some(holder) = &self.name_holder {
+            warnings.push(format!("this node's name is registered by another process, whose session has to end: {holder}"));
+        }
+        warnings.extend(self.unreadable.iter().map(|what| format!("the directory is not whole: {what}")));
         warnings.extend(self.wait_for_loss());
         warnings.extend(self.config_fault.clone());
         warnings.extend(self.hindrance.iter().map(|reason| format!("hindered: {reason}")));
@@ -276,6 +281,17 @@ impl Keeper {
         })
     }
 
+    /// How far the full resync of a follower is.
+    pub(super) fn fill_progress(&self, now: Now, f: &Follower) -> Option<SyncProgress> {
+        let share = (f.chunk_keys * 100).checked_div(self.store.len() as u64).unwrap_or(100).min(100);
+        f.chunks_since.filter(|_| !f.whole).map(|since| SyncProgress {
+            bytes: f.chunk_bytes,
+            keys: f.chunk_keys,
+            percent: share as u8,
+            bytes_per_s: per_second(f.chunk_bytes, since, now),
+        })
+    }
+
     fn node_status(&self, now: Now, node: &NodeRead) -> NodeStatus {
         let r = &node.registration;
         let member = Member { id: r.id.clone(), copy: r.copy };
@@ -306,13 +322,7 @@ impl Keeper {
             status.acked = Some(f.matched);
             status.lag_entries = Some(self.log.end().0.saturating_sub(f.matched.0));
             status.lag_ms = Some(f.marks.front().map_or(0, |(_, sent)| now.boot.ms_since(*sent)));
-            let share = (f.chunk_keys * 100).checked_div(self.store.len() as u64).unwrap_or(100).min(100);
-            status.sync_progress = f.chunks_since.filter(|_| !f.whole).map(|since| SyncProgress {
-                bytes: f.chunk_bytes,
-                keys: f.chunk_keys,
-                percent: share as u8,
-                bytes_per_s: per_second(f.chunk_bytes, since, now),
-            });
+            status.sync_progress = self.fill_progress(now, f);
         } else if self.known_leader() == Some(&member) && self.leader_is_confirmed(now) {
             status.role = Some(Role::Leader.to_string());
             status.acked = Some(self.acked);

@@ -18,6 +18,7 @@ pub mod server;
 
 mod buffers;
 mod client_conn;
+mod host;
 mod joined;
 mod line;
 mod links;

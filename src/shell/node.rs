@@ -205,8 +205,19 @@ impl Node {
 
     /// Whether the node can end without anybody waiting for it: see [`Keeper::has_left`].
     pub(super) fn may_end(&self) -> bool {
-        let (left, alone) = self.with_keeper(|keeper, _, _| (keeper.has_left(), keeper.is_alone()));
+        let (left, alone) = self.with_keeper(|keeper, now, _| (keeper.has_left(now), keeper.is_alone(now)));
         alone || left && self.clients() == 0
+    }
+
+    /// Whether its end has to wait for a copy that is being filled: see [`Keeper::must_stay`].
+    pub(super) fn must_stay(&self) -> bool {
+        self.with_keeper(|keeper, now, _| keeper.must_stay(now))
+    }
+
+    /// What its end would give up for good, if it is halted: see [`Keeper::data_at_stake`].
+    #[must_use]
+    pub fn data_at_stake(&self) -> Option<String> {
+        self.with_keeper(|keeper, _, _| keeper.data_at_stake())
     }
 
     /// Client connections, those on their way to their thread included.

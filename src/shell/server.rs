@@ -24,8 +24,8 @@ use super::coordination::in_process::{InProcess, Seat};
 use super::coordination::{CoordError, Coordinator, Events};
 use super::node::{Node, SetLogLevel, WriteConfig};
 use super::post::Post;
-use super::{clock, links, process, pulse, runtime, timer};
-use crate::base::ids::{CopyId, HashKey};
+use super::{clock, host, links, process, pulse, runtime, timer};
+use crate::base::ids::{CopyId, HashKey, RunId};
 use crate::cluster::coordinator::{CoordEvent, CoordRequest};
 use crate::keeper::{Event, Keeper, KeeperConfig};
 use crate::replication::pulse::{Pulse, PulseCell};
@@ -48,7 +48,7 @@ pub enum Coordination {
 
 /// What a node is started with.
 pub struct Options {
-    /// The Keeper's settings. Overwritten here: `hash_key` (drawn from the operating system), `started`, `process_id`, and the two
+    /// The Keeper's settings. Overwritten here: `hash_key` and `run` (drawn from the operating system), `started`, `process_id`, `host`, and the two
     /// addresses unless they are advertised.
     pub keeper: KeeperConfig,
     /// Coordination service.
@@ -199,6 +199,8 @@ impl Server {
         keeper.sentinel_addr = sentinel_addr.map(|bound| sentinel_advertise.unwrap_or_else(|| bound.to_string()));
         keeper.started = now.wall;
         keeper.process_id = std::process::id();
+        keeper.run = RunId(u128::from_le_bytes(links::random()));
+        keeper.host = host::of(client_addr, repl_addr);
         keeper.stopwatch = clock::boot;
         keeper.process = process::figures;
         keeper.parameters.push(("bind".to_owned(), client_addr.ip().to_string()));
@@ -320,14 +322,30 @@ impl Server {
         self.node.shutdown.subscribe()
     }
 
-    /// Leaves the cluster in good order: hands the leadership over, and waits until every client is gone or `patience` is over.
-    /// Then [`Server::stop`] it.
-    pub async fn leave(&self, patience: Duration) {
+    /// Leaves the cluster in good order: hands the leadership over, and waits until every client is gone or `patience` is over; and as long
+    /// as too few copies would be left while another one is being filled, up to `limit`, if there is one. Then [`Server::stop`] it. Returns
+    /// whether nobody needs this node's copy any more.
+    pub async fn leave(&self, patience: Duration, limit: Option<Duration>) -> bool {
         self.node.handle(Event::Leave);
-        let deadline = Instant::now() + patience;
-        while !self.node.may_end() && Instant::now() < deadline {
+        let (began, mut needed) = (Instant::now(), Instant::now());
+        loop {
+            let now = Instant::now();
+            if self.node.must_stay() {
+                needed = now;
+                if limit.is_some_and(|limit| now >= began + limit) {
+                    return false;
+                }
+            } else if self.node.may_end() || now >= needed + patience {
+                return true;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Whether its end would leave too few copies while another one is being filled.
+    #[must_use]
+    pub fn must_stay(&self) -> bool {
+        self.node.must_stay()
     }
 
     /// Ends the node at once and in good order: the Keeper says goodbye, the session is closed, then the threads end. Blocks for about two

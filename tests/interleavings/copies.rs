@@ -233,9 +233,9 @@ pub fn i19_a_copy_that_received_half_a_snapshot_is_given_up_when_the_leader_chan
     assert_eq!(world.ask(2, &["DBSIZE"]), ":4001\r\n");
 }
 
-/// 22. Two processes with one name: the newcomer goes, loudly, while the other lives.
+/// 22. Two processes with one name: the newcomer waits, and says so, while the other lives.
 #[test]
-pub fn i22_a_second_process_with_a_nodes_name_goes_and_disturbs_nobody() {
+pub fn i22_a_second_process_with_a_nodes_name_waits_and_disturbs_nobody() {
     let mut world = World::new(4);
     world.tune = |i, config: &mut KeeperConfig| {
         if i == 3 {
@@ -246,19 +246,18 @@ pub fn i22_a_second_process_with_a_nodes_name_goes_and_disturbs_nobody() {
         world.start(i);
         world.run_until("it is in sync", 1_000, |w| leads(w, 0) && w.in_sync() == i + 1);
     }
-    world.exits = Some(Vec::new());
     let version = world.model.state().state.unwrap().1;
     world.start(3);
-    assert_eq!(world.exits.as_ref().unwrap().len(), 1, "it has ended: {:?}", world.exits);
-    assert!(world.exits.as_ref().unwrap()[0].starts_with("n3 node name n1 is taken in cluster c"));
+    assert!(world.told(3, "another process is registered as n1, and its session has not ended yet"));
     world.run(2_000);
+    assert_eq!(world.role(3), Role::Joining);
     assert_eq!((world.model.state().state.unwrap().1, world.names(1)), (version, true));
     set(&mut world, 0, "k", "new");
 }
 
-/// 22. The first process only slept: when it wakes up, its name is taken, and its copy counts for nobody else.
+/// 22. The first process only slept: when it wakes up, its name is taken, and its copy counts for nobody else. It keeps that for an operator.
 #[test]
-pub fn i22_a_process_that_wakes_up_under_a_name_that_was_taken_goes() {
+pub fn i22_a_process_that_wakes_up_under_a_name_that_was_taken_halts() {
     let mut world = World::new(4);
     world.tune = |i, config: &mut KeeperConfig| {
         if i == 3 {
@@ -270,16 +269,15 @@ pub fn i22_a_process_that_wakes_up_under_a_name_that_was_taken_goes() {
         world.run_until("it is in sync", 1_000, |w| leads(w, 0) && w.in_sync() == i + 1);
     }
     set(&mut world, 0, "k", "old");
-    world.exits = Some(Vec::new());
     world.stand_still(1);
     world.run_until("n1 is out", 500, |w| w.in_sync() == 2);
     world.expire(1);
     world.start(3);
     world.run_until("its successor is in", 1_000, |w| w.names(3));
-    assert_eq!(world.exits.as_deref(), Some(&[][..]), "n1 sleeps");
     world.wake(1);
     world.run(500);
-    assert!(world.exits.as_ref().unwrap()[0].starts_with("n1 node name n1 is taken"), "{:?}", world.exits);
+    assert!(world.told(1, "halted: node name n1 is taken in cluster c"), "{:#?}", world.notices());
+    assert!(world.role(1) == Role::Halted && world.keeper(1).data_at_stake().is_some());
     assert!(world.names(3) && leads(&world, 0) && epoch(&world) == 1);
     assert_eq!(world.value(3, "k").as_deref(), Some("old"));
 }

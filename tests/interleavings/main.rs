@@ -14,6 +14,7 @@ mod leases;
 #[cfg(feature = "leave-out-rules")]
 mod left_out;
 mod loss;
+mod names;
 mod service;
 mod sets;
 

@@ -144,7 +144,7 @@ impl World {
         if p.seat.client.in_contact() {
             let nodes = self.service.model.nodes();
             self.tell(n, CoordEvent::State(self.service.model.state()));
-            self.tell(n, CoordEvent::Nodes { nodes, confirmed: false });
+            self.tell(n, CoordEvent::Nodes { nodes, unreadable: Vec::new(), confirmed: false });
         }
     }
 
@@ -239,6 +239,19 @@ impl World {
         }
     }
 
+    /// The process ends in good order: if it reaches the service, that is noted, and its session is closed.
+    pub fn record_end(&mut self, n: usize) {
+        let reachable = self.service_reachable(n);
+        let seat = self.nodes[n].process.as_ref().map(|p| &p.seat).filter(|_| reachable);
+        let session = seat.filter(|seat| seat.client.in_contact()).and_then(|seat| seat.client.session());
+        if let Some(session) = session {
+            self.coverage.hit("coordination: end recorded");
+            self.service.model.record_end(session);
+            self.service.model.end_session(session);
+            self.spread_notices();
+        }
+    }
+
     /// The process died: its session lasts until it times out, and what it had asked for may still happen.
     pub fn abandon_seat(&mut self, seat: Seat) {
         let Some(session) = seat.client.session() else { return };
@@ -323,7 +336,7 @@ fn brief(event: &CoordEvent) -> String {
             }
             None => "state absent".to_string(),
         },
-        CoordEvent::Nodes { nodes, confirmed } => {
+        CoordEvent::Nodes { nodes, confirmed, .. } => {
             let all: Vec<String> = nodes
                 .iter()
                 .map(|n| {

@@ -203,6 +203,7 @@ impl World {
                 self.count(fault);
                 self.nodes[n].process.as_mut().expect("just seen").stopping = true;
                 self.keeper_event(n, Event::Stop);
+                self.record_end(n);
                 self.kill(n, true);
                 let wait = self.dice.log_between(5 * MS, 2_000 * MS);
                 self.after(wait, What::Start(n));

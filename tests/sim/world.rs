@@ -4,12 +4,13 @@
 //! twice, so that what was meant for a dead process meets nobody. After each call of a Keeper the checks look at everything.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use datakeeper::base::clock::{Now, Wall};
-use datakeeper::base::ids::{CopyId, HashKey, LinkId};
+use datakeeper::base::clock::Now;
+use datakeeper::base::ids::{CopyId, HashKey, LinkId, RunId};
 use datakeeper::cluster::coordinator::CoordRequest;
+use datakeeper::cluster::registration::Host;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, Level, ReadMode};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
@@ -143,6 +144,8 @@ pub struct Node {
     pub process: Option<Process>,
     /// False after a loss of power, until the next start.
     pub powered: bool,
+    /// How often it was started again after one.
+    starts: u64,
     /// Its processes stand still until then.
     pub paused_until: u64,
     /// Its Keeper's lock is taken until then.
@@ -179,8 +182,6 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub conns: BTreeMap<u64, Conn>,
     pub numbers: u64,
-    /// When processes were started, by their own clocks.
-    starts: BTreeSet<Wall>,
     /// Until when nothing gets from one machine to another.
     pub cut_until: Vec<Vec<u64>>,
     pub service: Service,
@@ -216,6 +217,7 @@ impl World {
                 },
                 process: None,
                 powered: true,
+                starts: 0,
                 paused_until: 0,
                 busy_until: 0,
                 last_copy: None,
@@ -230,7 +232,6 @@ impl World {
             nodes,
             conns: BTreeMap::new(),
             numbers: 0,
-            starts: BTreeSet::new(),
             cut_until: vec![vec![0; n]; n],
             service: Service::default(),
             clients: Vec::new(),
@@ -387,6 +388,7 @@ impl World {
         }
         if !self.nodes[n].powered {
             self.nodes[n].powered = true;
+            self.nodes[n].starts += 1;
             self.nodes[n].clock.boot_offset = self.dice.between(MS, 1 << 36);
         }
         self.nodes[n].paused_until = 0;
@@ -408,10 +410,14 @@ impl World {
         let mut now = self.nodes[n].clock.now(self.t);
         config.started = now.wall;
         config.started.0 += self.number();
-        // Processes of one name are told apart by when they started: a clock that was set back to the very millisecond is left out.
-        while !self.starts.insert(config.started) {
-            config.started.0 += 1;
-        }
+        config.run = RunId(u128::from(self.number()));
+        config.host = Some(Host {
+            boot_id: format!("machine {n}, start {}", self.nodes[n].starts),
+            network: 1,
+            machine_id: Some(format!("machine {n}")),
+            client_bound: config.client_addr.clone(),
+            repl_bound: config.repl_addr.clone(),
+        });
         now.boot = self.nodes[n].clock.boot(self.t);
         let generation = self.number();
         let mut seed = self.dice.bits();

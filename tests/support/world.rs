@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datakeeper::base::clock::{Boot, Now, Wall};
-use datakeeper::base::ids::{ConnId, LinkId};
+use datakeeper::base::ids::{ConnId, LinkId, RunId};
 use datakeeper::base::rules::LeftOut;
 use datakeeper::cluster::coordinator::CoordEvent;
+use datakeeper::cluster::registration::Host;
 use datakeeper::cluster::role::Role;
 use datakeeper::keeper::{Effect, Effects, Event, Forward, Keeper, KeeperConfig, LinkPoll, Next, Work};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
@@ -192,6 +193,14 @@ impl World {
         config.secret = Some(b"secret".to_vec());
         config.chunk_bytes = 256;
         config.started = self.now_of(i).wall;
+        config.run = RunId(u128::from(self.processes + 1));
+        config.host = Some(Host {
+            boot_id: format!("machine {i}"),
+            network: 1,
+            machine_id: None,
+            client_bound: config.client_addr.clone(),
+            repl_bound: config.repl_addr.clone(),
+        });
         config.stopwatch = || {
             STOPWATCH.set(STOPWATCH.get() + SLOWNESS.get());
             Boot(STOPWATCH.get())
@@ -239,6 +248,16 @@ impl World {
     pub fn crash(&mut self, i: usize) {
         let client = self.kill(i);
         if let Some(session) = client.session() {
+            self.model.end_session(session);
+        }
+        self.settle();
+    }
+
+    /// The process ends in good order: its end is recorded, and its session with it.
+    pub fn end_in_good_order(&mut self, i: usize) {
+        let client = self.kill(i);
+        if let Some(session) = client.session() {
+            self.model.record_end(session);
             self.model.end_session(session);
         }
         self.settle();

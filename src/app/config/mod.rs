@@ -87,6 +87,7 @@ const KEYS: &[Key] = &[
     open("admin.listen"),
     open("sentinel.listen"),
     open("sentinel.advertise"),
+    open("shutdown.leave_timeout_s"),
     open("memory.max_bytes"),
     open("memory.eviction"),
     open("memory.eviction_samples"),
@@ -235,7 +236,8 @@ words!(
     }
 );
 
-const TOTAL_LOSS_WORDS: &[(&str, TotalLoss)] = &[("start_empty", TotalLoss::StartEmpty), ("halt", TotalLoss::Halt)];
+const TOTAL_LOSS_WORDS: &[(&str, TotalLoss)] =
+    &[("start_empty", TotalLoss::StartEmpty), ("proven", TotalLoss::Proven), ("halt", TotalLoss::Halt)];
 
 /// Everything one process is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,6 +272,8 @@ pub struct Config {
     pub sentinel_listen: Option<SocketAddr>,
     /// `host:port` given to clients for that, exactly as written; none: the address that was bound.
     pub sentinel_advertise: Option<String>,
+    /// How long a node that is told to end waits for a copy that is being filled, while too few would be left without its own, s; 0: for ever.
+    pub leave_timeout_s: u64,
     /// Limits on data.
     pub memory: Memory,
     /// Which commands SLOWLOG and LATENCY tell of.
@@ -559,6 +563,7 @@ impl Config {
             "admin.listen" => self.admin_listen.to_string().into(),
             "sentinel.listen" => or_null(&self.sentinel_listen.map(|addr| addr.to_string())),
             "sentinel.advertise" => or_null(&self.sentinel_advertise),
+            "shutdown.leave_timeout_s" => self.leave_timeout_s.into(),
             "memory.max_bytes" => self.memory.max_bytes.unwrap_or(0).into(),
             "memory.eviction" => self.memory.eviction.as_str().into(),
             "memory.eviction_samples" => self.memory.eviction_samples.into(),
@@ -671,6 +676,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         admin_listen: address(reader, "admin.listen", 8081),
         sentinel_listen: reader.read("sentinel.listen", IP_PORT, None, |given| given.text()?.parse().ok().map(Some)),
         sentinel_advertise: advertised(reader, "sentinel.advertise"),
+        leave_timeout_s: reader.number("shutdown.leave_timeout_s", 0..=1 << 32, 0),
         memory: Memory {
             max_bytes: Some(reader.bytes("memory.max_bytes", 0..=MAX_MEMORY_MAX, 0)).filter(|bytes| *bytes != 0),
             eviction: reader.choice("memory.eviction", Eviction::WORDS, defaults.eviction),

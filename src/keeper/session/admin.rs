@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use crate::base::clock::{Boot, Now};
-use crate::base::ids::{ChangeId, DatasetId, Epoch, NodeId};
+use crate::base::ids::{ChangeId, DatasetId, NodeId};
 use crate::base::limits::HOLD_MS;
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::coordinator::CoordRequest;
@@ -132,7 +132,8 @@ impl Keeper {
             state.dataset
         ));
         let change = self.change(now, Why::Reset);
-        let want = state.reset(&self.me, DatasetId(self.rng.next_u128()), change);
+        let mut want = state.reset(&self.me, DatasetId(self.rng.next_u128()), change);
+        want.decided = want.epoch;
         Ok(self.take_over(now, want))
     }
 
@@ -148,14 +149,15 @@ impl Keeper {
         if self.dataset != Some(state.dataset) || self.is_half_received() {
             return Err("ERR this node holds no whole copy of the cluster's data".into());
         }
+        if let Some(holder) = self.name_holder.as_ref().filter(|_| !self.is_registered()) {
+            return Err(format!("ERR another process is registered as {node}: stop it first ({holder})").into());
+        }
         if self.wipe_due.is_some() || !self.is_registered() {
             return Err(IN_THE_WAY.into());
         }
         let found = self.in_place.clone().filter(|_| self.halted.is_some());
-        if self.halted.is_some() && found.is_none() {
-            return Err(
-                "ERR this node is halted for another reason than a /state that somebody changed; see its log".into()
-            );
+        if self.halted.as_ref().is_some_and(|h| !h.adoptable) {
+            return Err("ERR this node is halted for a reason that adopt does not mend: see its log".into());
         }
         if let Some(InPlace::Other { state: other, .. }) = &found {
             // Whoever made it may serve, and may have been written to.
@@ -174,19 +176,21 @@ impl Keeper {
             self.log.last()
         ));
         let change = self.change(now, Why::Adopt);
-        let mut want = state.adopt(&self.me, change);
+        let seen = match &found {
+            Some(InPlace::Other { state: other, .. }) => self.highest.max(other.epoch),
+            Some(InPlace::Nothing) | None => self.highest,
+        };
+        let want = state.adopt(&self.me, seen, change);
         let id = want.change.id;
         match found {
             None => return Ok(self.take_over(now, want)),
             // A halted node is frozen already, and stays halted unless this is won.
             Some(InPlace::Nothing) => {
-                want.epoch = Epoch(self.highest.0 + 1);
                 self.pending = Some(Pending { want: want.clone(), leads: true, since: now.boot });
                 let config = self.shared.clone();
                 self.deferred.push(Effect::coord(CoordRequest::Bootstrap { want, config }));
             }
-            Some(InPlace::Other { state: other, version }) => {
-                want.epoch = Epoch(self.highest.max(other.epoch).0 + 1);
+            Some(InPlace::Other { version, .. }) => {
                 let mut fx = std::mem::take(&mut self.deferred);
                 self.cas_at(now, version, want, true, Vec::new(), &mut fx);
                 self.deferred = fx;

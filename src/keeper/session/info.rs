@@ -383,7 +383,7 @@ impl Keeper {
         fields.put("published_dropped", self.stats.published_dropped);
         fields.put("coordinator_connected", u8::from(status.coordinator.connected));
         fields.put("resets", status.resets);
-        fields.put("halted", self.halted.as_deref().unwrap_or(""));
+        fields.put("halted", self.halted().unwrap_or(""));
     }
 
     /// What tells one life of this process from the next.

@@ -294,6 +294,7 @@ pub(super) fn min_in_sync(min: MinInSync) -> String {
 fn total_loss(policy: TotalLoss) -> &'static str {
     match policy {
         TotalLoss::StartEmpty => "start_empty",
+        TotalLoss::Proven => "proven",
         TotalLoss::Halt => "halt",
     }
 }

@@ -258,7 +258,7 @@ impl Keeper {
         self.begin_handover(now, None, HANDOVER_MS, fx).map_err(|why| match why {
             NotNow::UnderWay => "INPROG Failover already in progress".into(),
             NotNow::Nobody | NotNow::Unfit(_) => "NOGOODSLAVE No suitable replica to promote".into(),
-            NotNow::NotLeading | NotNow::NoContact => format!("ERR {why}").into(),
+            NotNow::NotLeading | NotNow::NoContact | NotNow::Filling(_) => format!("ERR {why}").into(),
         })
     }
 

@@ -103,6 +103,10 @@ impl Keeper {
             empty: true,
             version: String::new(),
             started_ms: 0,
+            run: None,
+            host: None,
+            ended: false,
+            gone: Vec::new(),
         };
         let others = self.nodes.iter().filter(|n| n.registration.id != me.id);
         let mut nodes: Vec<Seen> = others

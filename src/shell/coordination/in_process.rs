@@ -57,8 +57,12 @@ impl InProcess {
         shared.tell();
     }
 
-    fn end(&self, session: SessionId) {
+    fn end(&self, session: SessionId, in_good_order: bool) {
         let mut shared = self.0.lock();
+        shared.listeners.remove(&session);
+        if in_good_order {
+            shared.model.record_end(session);
+        }
         shared.model.end_session(session);
         shared.tell();
     }
@@ -112,13 +116,12 @@ impl Coordinator for Seat {
     }
 
     fn stop(&self) {
-        self.service.0.lock().listeners.remove(&self.session);
-        self.service.end(self.session);
+        self.service.end(self.session, true);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.stop();
+        self.service.end(self.session, false);
     }
 }

@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::claim::{Claim, Live, judge, same_process};
-use crate::base::ids::{ChangeId, CopyId, NodeId};
+use crate::base::ids::{ChangeId, CopyId, NodeId, RunId};
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
 use crate::cluster::registration::{NodeRead, Registration};
@@ -46,6 +46,9 @@ pub struct Model {
     directories: VecDeque<Vec<NodeRead>>,
     config: Option<ClusterConfig>,
     nodes: BTreeMap<NodeId, Entry>,
+    /// When each process's entry was written last, or the entry of another one that it was told of: what the process remembers, whatever
+    /// becomes of the service.
+    held: BTreeMap<RunId, i64>,
     notices: Vec<(SessionId, CoordEvent)>,
 }
 
@@ -54,6 +57,8 @@ pub struct Model {
 struct Entry {
     registration: Registration,
     version: i32,
+    /// Of its last change.
+    zxid: i64,
     live: Option<(Live, SessionId)>,
     /// What stood here before, oldest first, so that the entry only moves forward. Grows by one per process start and wipe.
     past: Vec<Registration>,
@@ -99,13 +104,33 @@ impl Model {
         }
     }
 
+    /// A process ends in good order: the directory says so of its copy. Its session has still to end.
+    pub fn record_end(&mut self, session: SessionId) {
+        let owns = |e: &&mut Entry| e.live.as_ref().is_some_and(|(_, owner)| *owner == session);
+        let Some(entry) = self.nodes.values_mut().find(owns) else { return };
+        self.zxid += 1;
+        (entry.zxid, entry.version) = (self.zxid, entry.version + 1);
+        entry.registration.ended = true;
+        self.directory_changed();
+    }
+
+    /// The service is set back to what it held when `backup` was cloned from it: all sessions of today are over, and those of then.
+    pub fn restore(&mut self, backup: &Model) {
+        let today = std::mem::take(self);
+        *self = backup.clone();
+        self.sessions.clear();
+        self.notices.clear();
+        self.nodes.values_mut().for_each(|entry| entry.live = None);
+        (self.sessions_opened, self.held) = (today.sessions_opened, today.held);
+    }
+
     /// What a session is told after it has opened, or has regained contact: unconfirmed reads of everything.
     #[must_use]
     pub fn greeting(&self) -> Vec<CoordEvent> {
         let mut events = vec![
             CoordEvent::SessionUp,
             CoordEvent::State(self.state()),
-            CoordEvent::Nodes { nodes: self.nodes(), confirmed: false },
+            CoordEvent::Nodes { nodes: self.nodes(), unreadable: Vec::new(), confirmed: false },
         ];
         events.extend(self.config.clone().map(CoordEvent::Config));
         events
@@ -121,10 +146,7 @@ impl Model {
         }
         match request {
             CoordRequest::Register(registration) => self.register(session, registration),
-            CoordRequest::Confirm => vec![
-                CoordEvent::State(StateRead { confirmed: true, ..self.state() }),
-                CoordEvent::Nodes { nodes: self.nodes(), confirmed: true },
-            ],
+            CoordRequest::Confirm => self.confirm(),
             CoordRequest::Bootstrap { want, config } => {
                 if self.state().state.is_none() {
                     self.zxid += 1;
@@ -230,21 +252,35 @@ impl Model {
         }
     }
 
+    fn confirm(&self) -> Vec<CoordEvent> {
+        vec![
+            CoordEvent::State(StateRead { confirmed: true, ..self.state() }),
+            CoordEvent::Nodes { nodes: self.nodes(), unreadable: Vec::new(), confirmed: true },
+        ]
+    }
+
     fn register(&mut self, session: SessionId, me: &Registration) -> Vec<CoordEvent> {
         let entry = self.nodes.get(&me.id);
-        let past = entry.map_or(&[][..], |e| &e.past);
-        let held = entry.is_some_and(|e| same_process(&e.registration, me)) || past.iter().any(|p| same_process(p, me));
+        let held = me.run.and_then(|run| self.held.get(&run).copied());
         let live = entry.and_then(|e| e.live.as_ref()).map(|(live, owner)| (live, *owner == session));
-        let claim = judge(me, held, entry.map(|e| &e.registration), live);
-        let copy_is_older = past.iter().any(|p| p.copy == me.copy);
+        let claim = judge(me, held, entry.map(|e| (&e.registration, e.zxid)), live);
+        let own = entry.filter(|e| same_process(&e.registration, me));
+        let copy_is_older = own.is_some_and(|e| e.past.iter().any(|p| p.copy == me.copy));
         let waiting = self.sessions.get_mut(&session).expect("the session is open");
         *waiting = None;
         match claim {
             Claim::Wait { holder } => {
                 *waiting = Some(me.clone());
-                return vec![CoordEvent::DuplicateNode { holder }];
+                return vec![CoordEvent::NameAwaited { holder }];
             }
-            Claim::Taken { holder } => return vec![CoordEvent::DuplicateNode { holder }],
+            Claim::Taken { holder } => {
+                let later = entry.map_or(0, |e| e.zxid);
+                self.held.extend(me.run.map(|run| (run, later)));
+                let mut events = self.confirm();
+                events.push(CoordEvent::NameTaken { holder });
+                events.extend(self.register(session, me));
+                return events;
+            }
             // An answer of long ago that arrives late: the entry moves only forward.
             Claim::Write if copy_is_older || entry.is_some_and(|e| takes_data_back(&e.registration, me)) => {
                 return vec![];
@@ -258,9 +294,12 @@ impl Model {
     fn write_entry(&mut self, session: SessionId, me: &Registration) {
         self.zxid += 1;
         let live = Some((Live::of(me), session));
+        let me = me.in_place_of(self.nodes.get(&me.id).map(|entry| &entry.registration));
+        self.held.extend(me.run.map(|run| (run, self.zxid)));
         match self.nodes.get_mut(&me.id) {
             Some(entry) => {
-                if entry.registration != *me {
+                entry.zxid = self.zxid;
+                if entry.registration != me {
                     entry.version += 1;
                     let old = std::mem::replace(&mut entry.registration, me.clone());
                     if old.copy != me.copy {
@@ -270,8 +309,9 @@ impl Model {
                 entry.live = live;
             }
             None => {
-                let entry = Entry { registration: me.clone(), version: 0, live, past: Vec::new() };
-                self.nodes.insert(me.id.clone(), entry);
+                let id = me.id.clone();
+                let entry = Entry { registration: me, version: 0, zxid: self.zxid, live, past: Vec::new() };
+                self.nodes.insert(id, entry);
             }
         }
         self.directory_changed();
@@ -295,7 +335,7 @@ impl Model {
             self.directories.push_back(Vec::new());
         }
         remember(&mut self.directories, nodes.clone());
-        self.tell_all(&CoordEvent::Nodes { nodes, confirmed: false });
+        self.tell_all(&CoordEvent::Nodes { nodes, unreadable: Vec::new(), confirmed: false });
     }
 
     fn tell_all(&mut self, event: &CoordEvent) {
@@ -418,6 +458,7 @@ impl Client {
 mod tests {
     use super::*;
     use crate::base::ids::{DatasetId, Epoch};
+    use crate::cluster::registration::Host;
     use crate::cluster::state::{Change, Member, MinInSync, Why};
 
     fn member(name: &str, copy: u128) -> Member {
@@ -452,6 +493,16 @@ mod tests {
             empty: true,
             version: "0".to_string(),
             started_ms,
+            run: Some(RunId(u128::from(port) << 64 | u128::from(started_ms))),
+            host: Some(Host {
+                boot_id: "b".to_string(),
+                network: 1,
+                machine_id: None,
+                client_bound: format!("h:{port}"),
+                repl_bound: format!("h:1{port}"),
+            }),
+            ended: false,
+            gone: Vec::new(),
         }
     }
 
@@ -472,8 +523,12 @@ mod tests {
         vec![CoordEvent::Registered { copy: CopyId(copy), empty: true }]
     }
 
-    fn is_duplicate(events: &[CoordEvent]) -> bool {
-        matches!(events, [CoordEvent::DuplicateNode { .. }])
+    fn waits(events: &[CoordEvent]) -> bool {
+        matches!(events, [CoordEvent::NameAwaited { .. }])
+    }
+
+    fn is_taken(events: &[CoordEvent]) -> bool {
+        matches!(events, [_, _, CoordEvent::NameTaken { .. }, CoordEvent::NameAwaited { .. }])
     }
 
     #[test]
@@ -617,8 +672,8 @@ mod tests {
         let (dead, new) = (model.open_session(), model.open_session());
         model.apply(dead, &register(1, 7, 5));
         assert_eq!(model.apply(new, &register(1, 8, 6)), registered(8));
-        assert!(is_duplicate(&model.apply(dead, &register(1, 7, 5))));
-        assert!(is_duplicate(&model.apply(dead, &register(1, 9, 5))), "a copy it never registered before");
+        assert!(is_taken(&model.apply(dead, &register(1, 7, 5))), "told once");
+        assert!(waits(&model.apply(dead, &register(1, 9, 5))), "a copy it never registered before");
         model.end_session(dead);
         assert_eq!(model.nodes()[0].live, Some(CopyId(8)), "the live entry belongs to the new session");
     }
@@ -628,14 +683,50 @@ mod tests {
         let mut model = Model::new();
         let (old, new) = (model.open_session(), model.open_session());
         model.apply(old, &register(1, 7, 5));
-        assert!(is_duplicate(&model.apply(new, &register(2, 8, 6))));
+        assert!(waits(&model.apply(new, &register(2, 8, 6))));
         assert_eq!(model.apply(old, &register(1, 7, 5)), registered(7), "the living one keeps it");
         model.take_notices();
         model.end_session(old);
         assert!(model.take_notices().contains(&(new, registered(8).remove(0))));
         assert_eq!((model.nodes()[0].live, model.nodes()[0].version), (Some(CopyId(8)), 1));
         let back = model.open_session();
-        assert!(is_duplicate(&model.apply(back, &register(1, 7, 5))), "the one that slept finds its name taken");
+        assert!(is_taken(&model.apply(back, &register(1, 7, 5))), "the one that slept finds its name taken");
+        model.end_session(new);
+        assert!(model.take_notices().contains(&(back, registered(7).remove(0))), "and is written again once that one is gone");
+    }
+
+    #[test]
+    fn a_process_whose_predecessor_a_restored_backup_shows_is_registered_again_and_a_later_one_is_not_overlooked() {
+        let mut model = Model::new();
+        let (old, new) = (model.open_session(), model.open_session());
+        model.apply(old, &register(1, 7, 5));
+        let backup = model.clone();
+        model.end_session(old);
+        assert_eq!(model.apply(new, &register(2, 8, 6)), registered(8));
+        model.apply(new, &register(2, 8, 6));
+        model.restore(&backup);
+        let again = model.open_session();
+        assert_eq!(model.nodes()[0].registration.copy, CopyId(7), "as it was");
+        assert_eq!(model.apply(again, &register(2, 8, 6)), registered(8), "no newcomer");
+        model.end_session(again);
+        let newcomer = model.open_session();
+        model.apply(newcomer, &register(3, 9, 7));
+        let back = model.open_session();
+        assert!(is_taken(&model.apply(back, &register(2, 8, 6))));
+    }
+
+    #[test]
+    fn an_end_in_good_order_stands_in_the_directory_until_the_next_process_of_that_name() {
+        let mut model = Model::new();
+        let session = model.open_session();
+        model.apply(session, &register(1, 7, 5));
+        model.record_end(session);
+        model.end_session(session);
+        assert!(model.nodes()[0].registration.ended && model.nodes()[0].version == 1);
+        let next = model.open_session();
+        model.apply(next, &register(2, 8, 6));
+        let entry = &model.nodes()[0].registration;
+        assert_eq!((entry.ended, &entry.gone[..]), (false, &[CopyId(7)][..]));
     }
 
     #[test]

@@ -136,12 +136,12 @@ impl ZooKeeper {
         let end = Arc::clone(&ended);
         let work = move || {
             runtime.block_on(async {
-                tokio::select! {
+                let in_good_order = tokio::select! {
                     biased; // The wish to stop comes before any work.
-                    _ = stopping.wait_for(|stop| *stop) => {} // Also when the handle was dropped.
-                    () = supervisor.run() => {}
-                }
-                supervisor.close().await;
+                    stop = stopping.wait_for(|stop| *stop) => stop.is_ok(), // Not when the handle was dropped.
+                    () = supervisor.run() => false,
+                };
+                supervisor.close(in_good_order).await;
             });
             *end.flag.lock() = true;
             end.changed.notify_all();
@@ -355,13 +355,19 @@ impl Supervisor {
         sleep(Duration::from_millis(ms / 2 + self.jitter.below(ms / 2 + 1))).await;
     }
 
-    /// Closes the session and waits until that is out, as long as it has contact.
-    async fn close(&mut self) {
+    /// Closes the session and waits until that is out, as long as it has contact; if it ends in good order, the directory says so before.
+    async fn close(&mut self, in_good_order: bool) {
         let Some(client) = self.client.take() else { return };
         let mut states = client.state_watcher();
         if client.state() == zk::SessionState::SyncConnected {
-            drop(client);
-            let closed = async { while !states.changed().await.is_terminated() {} };
+            let session = Session::new(client, self.paths.clone(), zk::Acls::anyone_all(), self.events.clone());
+            let closed = async {
+                if in_good_order && let Err(error) = session.record_end(&self.name).await {
+                    debug!("ZooKeeper: the end of this node is not noted: {error}");
+                }
+                session.close();
+                while !states.changed().await.is_terminated() {}
+            };
             let _ = timeout(STOP_CAP * 9 / 10, closed).await;
         }
     }

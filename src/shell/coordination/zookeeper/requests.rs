@@ -15,15 +15,15 @@
 //!        └─ version = expect, unknown ─► write again
 //! ```
 
-use tracing::{info, warn};
+use tracing::info;
 use zookeeper_client as zk;
 
-use super::super::claim::{Claim, Live, judge};
+use super::super::claim::{Claim, Live, judge, same_process};
 use super::CoordError;
 use super::session::{Found, Part, Refusal, Session, decode_entry, decode_live, decode_state};
 use crate::base::ids::{ChangeId, NodeId};
 use crate::cluster::config::ClusterConfig;
-use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest};
+use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
 use crate::cluster::registration::Registration;
 use crate::cluster::state::ClusterState;
 
@@ -32,14 +32,13 @@ use crate::cluster::state::ClusterState;
 pub struct Name {
     /// The latest registration that was asked for.
     wanted: Option<Registration>,
-    /// Whether this process has ever been registered.
-    held: bool,
+    /// When this process's entry was written, if it was confirmed once: the zxid. Of an entry of another process that was written after
+    /// it and that the node was told of, once there is one.
+    held: Option<i64>,
     /// Whether the node knows that `wanted` is confirmed.
     is_told: bool,
     /// The holder the node was told of, so that it is told once.
     holder_told: Option<String>,
-    /// Somebody took the name after us: there is nothing to do until the node asks again, which it should not.
-    is_taken: bool,
     /// Something changed that the registration rests on.
     look_again: bool,
 }
@@ -47,7 +46,7 @@ pub struct Name {
 impl Name {
     /// Whether the registration has to be looked at.
     pub fn is_due(&self) -> bool {
-        self.look_again && self.wanted.is_some() && !self.is_taken
+        self.look_again && self.wanted.is_some()
     }
 
     /// The registration may have vanished or been replaced.
@@ -75,7 +74,6 @@ impl Session {
                     name.wanted = Some(registration.clone());
                     name.holder_told = None;
                 }
-                name.is_taken = false;
                 name.is_told = false;
                 self.claim(name).await
             }
@@ -94,24 +92,25 @@ impl Session {
             self.sync().await?;
             let found = self.get(&self.paths.node(&me.id)).await?;
             let found_live = self.get(&self.paths.live(&me.id)).await?;
-            let entry = found.as_ref().map(|found| decode_entry(&me.id, found)).transpose();
-            let live = found_live.as_ref().map(|(bytes, _)| decode_live(&me.id, bytes)).transpose();
-            let (entry, live) = match (entry, live) {
-                (Ok(entry), Ok(live)) => (entry, live),
-                (Err(reason), _) | (_, Err(reason)) => {
-                    // Not ours to overwrite; looked at again when it changes.
-                    warn!("this node cannot be registered: {reason}");
-                    self.tell(CoordEvent::Unreadable { reason });
+            let owner = found_live.as_ref().map(|(_, stat)| stat.ephemeral_owner);
+            let is_own = owner == Some(self.id().0);
+            // What nobody can read was written by nobody whom we know: it is replaced as soon as nobody is live under the name.
+            let entry = found.as_ref().and_then(|found| decode_entry(&me.id, found).ok());
+            let live = match found_live.as_ref().map(|(bytes, _)| decode_live(&me.id, bytes)).transpose() {
+                Ok(live) => live,
+                Err(_) if is_own => None,
+                Err(reason) => {
                     name.look_again = false;
+                    self.tell_holder(name, reason);
                     return Ok(());
                 }
             };
-            let owner = found_live.as_ref().map(|(_, stat)| stat.ephemeral_owner);
-            let is_own = owner == Some(self.id().0);
             let registration = entry.as_ref().map(|(registration, _)| registration);
-            match judge(&me, name.held, registration, live.as_ref().map(|live| (live, is_own))) {
+            let zxid = found.as_ref().map_or(0, |(_, stat)| stat.mzxid);
+            let written = registration.map(|registration| (registration, zxid));
+            match judge(&me, name.held, written, live.as_ref().map(|live| (live, is_own))) {
                 Claim::Settled => {
-                    name.held = true;
+                    name.held = Some(zxid);
                     name.look_again = false;
                     name.holder_told = None;
                     if !std::mem::replace(&mut name.is_told, true) {
@@ -123,29 +122,45 @@ impl Session {
                 Claim::Write => {
                     name.is_told = false;
                     self.write_registration(&me, &found, &found_live, registration, is_own).await?;
-                    name.held = true;
                 }
                 Claim::Wait { holder } => {
                     name.look_again = false;
-                    self.tell_holder(name, holder, "is waited for");
+                    self.tell_holder(name, holder);
                     return Ok(());
                 }
                 Claim::Taken { holder } => {
-                    name.look_again = false;
-                    name.is_taken = true;
-                    self.tell_holder(name, holder, "came after this process");
-                    return Ok(());
+                    // `/state` first: perhaps all of this was set back, and then that is what has to be said.
+                    self.confirm().await?;
+                    name.held = Some(zxid);
+                    self.tell(CoordEvent::NameTaken { holder });
                 }
             }
         }
     }
 
-    fn tell_holder(&self, name: &mut Name, holder: String, what: &str) {
+    fn tell_holder(&self, name: &mut Name, holder: String) {
         if name.holder_told.as_ref() != Some(&holder) {
-            warn!("another process is registered under this node's name and {what}: {holder}");
             name.holder_told = Some(holder.clone());
-            self.tell(CoordEvent::DuplicateNode { holder });
+            self.tell(CoordEvent::NameAwaited { holder });
         }
+    }
+
+    /// Notes in the directory that this process ends in good order, so that its copy counts as gone. What stands there of another process
+    /// stays.
+    ///
+    /// # Errors
+    /// The outcome is unknown, or the session is over: then nothing is noted, and others have to find out.
+    pub async fn record_end(&self, name: &Name) -> Result<(), CoordError> {
+        let Some(me) = name.wanted.as_ref().filter(|_| name.held.is_some()) else { return Ok(()) };
+        let path = self.paths.node(&me.id);
+        let Some(found) = self.get(&path).await? else { return Ok(()) };
+        let Ok((mut entry, version)) = decode_entry(&me.id, &found) else { return Ok(()) };
+        if same_process(&entry, me) {
+            entry.ended = true;
+            let bytes = serde_json::to_vec(&entry).expect("a registration has only string keys");
+            let _changed_meanwhile = self.op(&path, self.client.set_data(&path, &bytes, Some(version))).await?;
+        }
+        Ok(())
     }
 
     /// Entry and live entry in one transaction, on the versions that were read.
@@ -158,6 +173,7 @@ impl Session {
         is_own: bool,
     ) -> Result<(), CoordError> {
         let (path, live_path) = (self.paths.node(&me.id), self.paths.live(&me.id));
+        let me = &me.in_place_of(old);
         let bytes = serde_json::to_vec(me).expect("a registration has only string keys");
         let live_bytes = serde_json::to_vec(&Live::of(me)).expect("a live entry has only string keys");
         let ephemeral = zk::CreateMode::Ephemeral.with_acls(self.acls);
@@ -188,16 +204,12 @@ impl Session {
         self.sync().await?;
         let state = decode_state(self.get(&self.paths.state()).await?);
         let directory = self.read_directory().await?;
-        for event in [state, directory] {
-            self.tell(match event {
-                Ok(CoordEvent::State(mut read)) => {
-                    read.confirmed = true;
-                    CoordEvent::State(read)
-                }
-                Ok(event) => event,
-                Err(reason) => CoordEvent::Unreadable { reason },
-            });
-        }
+        self.tell(match state {
+            Ok(CoordEvent::State(read)) => CoordEvent::State(StateRead { confirmed: true, ..read }),
+            Ok(event) => event,
+            Err(reason) => CoordEvent::Unreadable { reason },
+        });
+        self.tell(directory);
         Ok(())
     }
 

@@ -298,7 +298,7 @@ impl Session {
         // The directory is told when all of it is known again.
         if *part >= Part::Children && self.changed.last().is_none_or(|last| *last < Part::Children) {
             let event = directory_event(&self.directory, false);
-            self.told.nodes = self.tell_once(event, |told| &told.nodes);
+            self.told.nodes = self.tell_once(Ok(event), |told| &told.nodes);
         }
         Ok(())
     }
@@ -393,7 +393,7 @@ impl Session {
     }
 
     /// Reads the whole directory at once, in order of node id, without watches.
-    pub(super) async fn read_directory(&mut self) -> Result<Result<CoordEvent, String>, CoordError> {
+    pub(super) async fn read_directory(&mut self) -> Result<CoordEvent, CoordError> {
         let mut directory = BTreeMap::new();
         for id in self.children(false).await? {
             let entry = self.get(&self.paths.node(&id)).await?.map(|found| decode_entry(&id, &found));
@@ -438,17 +438,23 @@ fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|e| format!("{path} is not readable: {e}"))
 }
 
-/// The directory as an event, unless a part of it is unreadable: then nothing must be built on the rest either.
-fn directory_event(directory: &BTreeMap<NodeId, Seen>, confirmed: bool) -> Result<CoordEvent, String> {
-    let mut nodes = Vec::new();
+/// The directory as an event: what can be read, and what cannot.
+fn directory_event(directory: &BTreeMap<NodeId, Seen>, confirmed: bool) -> CoordEvent {
+    let (mut nodes, mut unreadable) = (Vec::new(), Vec::new());
     for Seen { entry, live } in directory.values() {
-        let live = live.as_ref().map(|live| live.clone().map(|live| live.copy)).transpose()?;
-        if let Some(entry) = entry {
-            let (registration, version) = entry.clone()?;
-            nodes.push(NodeRead { registration, version, live });
+        let live = live.clone().transpose().unwrap_or_else(|reason| {
+            unreadable.push(reason);
+            None
+        });
+        match entry.clone().transpose() {
+            Ok(Some((registration, version))) => {
+                nodes.push(NodeRead { registration, version, live: live.map(|live| live.copy) });
+            }
+            Ok(None) => {}
+            Err(reason) => unreadable.push(reason),
         }
     }
-    Ok(CoordEvent::Nodes { nodes, confirmed })
+    CoordEvent::Nodes { nodes, unreadable, confirmed }
 }
 
 fn refusal(error: &zk::Error) -> Option<Refusal> {
