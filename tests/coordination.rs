@@ -212,6 +212,7 @@ fn registration(name: &str, port: u16, copy: u128, started_ms: u64) -> Registrat
         dataset: None,
         empty: true,
         version: "0".to_string(),
+        speaks: 1,
         started_ms,
         run: Some(RunId(u128::from(port) << 64 | u128::from(started_ms))),
         host: Some(Host {
@@ -374,7 +375,8 @@ async fn an_end_in_good_order_is_noted_and_a_crash_is_not(service: &Service) {
     a.submit(register("n1", 1, 7, 5));
     a.wait_registered(7).await;
     a.coordinator.stop();
-    b.wait_nodes("the end of n1", |nodes| nodes.len() == 1 && nodes[0].registration.ended && nodes[0].live.is_none()).await;
+    b.wait_nodes("the end of n1", |nodes| nodes.len() == 1 && nodes[0].registration.ended && nodes[0].live.is_none())
+        .await;
     b.submit(register("n1", 2, 8, 6));
     b.wait_registered(8).await;
     let (_, nodes) = b.confirm().await;

@@ -37,6 +37,7 @@ pub fn run(args: AdminArgs) -> Result<String, String> {
         AdminCommand::Adopt { node, confirm } => ask_node(&["ADOPT", node], confirm),
         AdminCommand::Forget { node, confirm } => ask_node(&["FORGET", node], confirm),
         AdminCommand::LowerPeak { size, confirm } => ask_node(&["LOWER-PEAK", &size.to_string()], confirm),
+        AdminCommand::RaiseVersion { confirm } => ask_node(&["RAISE-VERSION"], confirm),
         AdminCommand::SetConfig { settings, confirm } => {
             let mut words = vec!["SET-CONFIG"];
             for setting in settings {

@@ -260,6 +260,12 @@ pub enum AdminCommand {
         #[arg(long, value_name = "CLUSTER")]
         confirm: String,
     },
+    /// At the leader, once every node runs a later version: let the cluster use what that knows. There is no way back
+    RaiseVersion {
+        /// The cluster's name
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: String,
+    },
     /// Change cluster-wide settings, all at once
     SetConfig {
         /// As in lease_ms=400 or min_in_sync=2

@@ -110,8 +110,11 @@ fn table(status: &Status) -> String {
         status.peak_in_sync,
     );
     let dataset = or_dash(status.dataset.map(|id| id.to_string()));
-    let _ =
-        writeln!(out, "dataset {dataset}   resets {}   as seen by {}, {}\n", status.resets, status.node, status.role);
+    let _ = writeln!(
+        out,
+        "dataset {dataset}   resets {}   cluster version {}   as seen by {}, {}\n",
+        status.resets, status.cluster_version, status.node, status.role
+    );
 
     let heads = [
         "NODE",
@@ -125,9 +128,10 @@ fn table(status: &Status) -> String {
         "ACKED",
         "LAG",
         "LAG MS",
+        "VERSION",
         "RESYNC",
     ];
-    let rows: Vec<[String; 12]> = status.nodes.iter().map(row).collect();
+    let rows: Vec<[String; 13]> = status.nodes.iter().map(row).collect();
     let mut widths = heads.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -149,7 +153,7 @@ fn table(status: &Status) -> String {
     out
 }
 
-fn row(node: &NodeStatus) -> [String; 12] {
+fn row(node: &NodeStatus) -> [String; 13] {
     let yes = |is: bool| if is { "yes" } else { "no" }.to_string();
     let number = |number: Option<u64>| number.map_or_else(|| "-".into(), |n| n.to_string());
     let resync = node.sync_progress.map_or_else(|| "-".into(), |progress| progress.to_string());
@@ -165,6 +169,7 @@ fn row(node: &NodeStatus) -> [String; 12] {
         number(node.acked.map(|offset| offset.0)),
         number(node.lag_entries),
         number(node.lag_ms),
+        node.version.as_ref().map_or_else(|| "-".into(), |(program, cluster)| format!("{program} ({cluster})")),
         resync,
     ]
 }
@@ -191,12 +196,12 @@ mod tests {
     fn table_is_aligned_and_says_what_is_unknown() {
         let wanted = "\
 cluster main   epoch 7   leader n1   in sync 2 (min auto (2), peak 3)   coordinator connected
-dataset 000000000000000000000000000000aa   resets 0   as seen by n2, replica
+dataset 000000000000000000000000000000aa   resets 0   cluster version 0   as seen by n2, replica
 
-NODE  ROLE     LIVE  IN SYNC  CLIENTS         REPLICATION       END  APPLIED  ACKED  LAG  LAG MS  RESYNC
-n1    leader   yes   yes      127.0.0.1:6379  127.0.0.1:16379  1200     1200   1198    -       -  -
-n2    replica  yes   yes      127.0.0.1:6380  127.0.0.1:16380  1199     1198   1199    1       2  -
-n3    syncing  yes   no       127.0.0.1:6381  127.0.0.1:16381     -        -      -    -       -  41 %, 3000 keys, 12 MiB, 6.5 MiB/s
+NODE  ROLE     LIVE  IN SYNC  CLIENTS         REPLICATION       END  APPLIED  ACKED  LAG  LAG MS  VERSION  RESYNC
+n1    leader   yes   yes      127.0.0.1:6379  127.0.0.1:16379  1200     1200   1198    -       -  -        -
+n2    replica  yes   yes      127.0.0.1:6380  127.0.0.1:16380  1199     1198   1199    1       2  -        -
+n3    syncing  yes   no       127.0.0.1:6381  127.0.0.1:16381     -        -      -    -       -  -        41 %, 3000 keys, 12 MiB, 6.5 MiB/s
 
 warning: n3 is being filled
 ";

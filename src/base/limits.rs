@@ -115,7 +115,7 @@ pub const REFILL_MS: u64 = 1_000;
 pub const REFILL_MS_MAX: u64 = 60_000;
 /// A node that was told to end and holds the only copy of a cluster that had more waits so long for somebody to be filled, ms: the node that was
 /// restarted just before.
-pub const LAST_COPY_MS: u64 = 3_000;
+pub const LAST_COPY_MS: u64 = 2_000;
 /// How long a leader that hands over waits for everything to be acknowledged before it gives that up and goes on, ms.
 pub const HANDOVER_MS: u64 = 500;
 /// A leader that handed over because its process ends closes idle clients; least and most time until then, ms. Elsewhere those who go on

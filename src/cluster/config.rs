@@ -1,11 +1,12 @@
 //! The content of `/config`: settings that all nodes of a cluster share.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::state::MinInSync;
 
 /// What to do when every copy that held data is gone for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TotalLoss {
     /// Start over empty, loudly. That names are unique is trusted: a copy is gone once the session of its process has ended and another
@@ -16,6 +17,20 @@ pub enum TotalLoss {
     Proven,
     /// Stop and name the operator's command.
     Halt,
+    /// A policy of a later version: as [`TotalLoss::Halt`].
+    Other,
+}
+
+/// What is not known gives no data up.
+impl<'de> Deserialize<'de> for TotalLoss {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<TotalLoss, D::Error> {
+        Ok(match String::deserialize(d)?.as_str() {
+            "start_empty" => TotalLoss::StartEmpty,
+            "proven" => TotalLoss::Proven,
+            "halt" => TotalLoss::Halt,
+            _ => TotalLoss::Other,
+        })
+    }
 }
 
 /// Cluster-wide settings. Created at bootstrap from the first node's file, later changed by an operator.
@@ -33,6 +48,9 @@ pub struct ClusterConfig {
     pub promise_ms: u64,
     /// Policy for proven total loss.
     pub total_loss: TotalLoss,
+    /// Fields that this build does not know; kept.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
 }
 
 impl Default for ClusterConfig {
@@ -44,6 +62,7 @@ impl Default for ClusterConfig {
             lease_ms: 400,
             promise_ms: 500,
             total_loss: TotalLoss::StartEmpty,
+            unknown: Map::new(),
         }
     }
 }
@@ -72,8 +91,11 @@ impl ClusterConfig {
             _ => unreachable!("settings are plain values under names"),
         };
         let (ours, theirs) = (keys(file), keys(self));
-        let pairs = theirs.iter().map(|(key, value)| (key, value, &ours[key])).filter(|(_, value, own)| value != own);
-        pairs.map(|(key, value, own)| format!("{key} is {value} and not {own}")).collect()
+        let pairs = theirs.iter().filter_map(|(key, value)| Some((key, value, ours.get(key)?)));
+        pairs
+            .filter(|(_, value, own)| value != own)
+            .map(|(key, value, own)| format!("{key} is {value} and not {own}"))
+            .collect()
     }
 
     /// The same ratios, every period `factor` times as long: for tests on busy machines.
@@ -96,6 +118,17 @@ mod tests {
         assert_eq!(ours.differences(&ours), Vec::<String>::new());
         let shared = ClusterConfig { lease_ms: 300, min_in_sync: MinInSync::Count(2), ..ours.clone() };
         assert_eq!(shared.differences(&ours), ["min_in_sync is 2 and not \"auto\"", "lease_ms is 300 and not 400"]);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_is_kept_and_a_policy_that_is_not_known_gives_nothing_up() {
+        let mut json = serde_json::to_value(ClusterConfig::default()).unwrap();
+        (json["total_loss"], json["quota"]) = (Value::from("ask"), Value::from(7));
+        let read: ClusterConfig = serde_json::from_value(json).unwrap();
+        assert_eq!((read.total_loss, &read.unknown["quota"]), (TotalLoss::Other, &Value::from(7)));
+        let changed = ClusterConfig { lease_ms: 300, ..read };
+        assert_eq!(serde_json::to_value(&changed).unwrap()["quota"], 7);
+        assert_eq!(changed.differences(&ClusterConfig::default()).len(), 2);
     }
 
     #[test]

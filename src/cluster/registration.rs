@@ -61,6 +61,9 @@ pub struct Registration {
     pub empty: bool,
     /// Version of the program.
     pub version: String,
+    /// The newest cluster version that it knows.
+    #[serde(default = "super::version::first")]
+    pub speaks: u32,
     /// Start of the process, Unix ms; for people only.
     pub started_ms: u64,
     /// The process that wrote this; none from a version that had no such number.
@@ -128,10 +131,12 @@ mod tests {
             copy: CopyId(copy),
             client_addr: "h:1".to_string(),
             repl_addr: "h:2".to_string(),
+            sentinel_addr: None,
             rank: 0,
             dataset: None,
             empty: true,
             version: "0".to_string(),
+            speaks: 1,
             started_ms: 0,
             run: Some(RunId(run)),
             host,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::version::NEWEST;
 use crate::base::ids::{ChangeId, CopyId, DatasetId, Epoch, NodeId};
 
 /// Version of the JSON layout that this build writes.
@@ -24,7 +25,7 @@ pub struct Member {
 }
 
 /// Why a state was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Why {
     /// First state of a cluster.
@@ -43,6 +44,26 @@ pub enum Why {
     Adopt,
     /// A setting that counts in `/state` was copied into it, or a copy was un-named.
     Settings,
+    /// A reason of a later version.
+    Other,
+}
+
+/// A word that is not known is no obstacle: the reason is for people.
+impl<'de> Deserialize<'de> for Why {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Why, D::Error> {
+        let known = [
+            ("bootstrap", Why::Bootstrap),
+            ("elect", Why::Elect),
+            ("shrink", Why::Shrink),
+            ("expand", Why::Expand),
+            ("handover", Why::Handover),
+            ("reset", Why::Reset),
+            ("adopt", Why::Adopt),
+            ("settings", Why::Settings),
+        ];
+        let word = String::deserialize(d)?;
+        Ok(known.into_iter().find(|(w, _)| *w == word).map_or(Why::Other, |(_, why)| why))
+    }
 }
 
 /// Who wrote a state, why, and the token by which a write of unknown outcome is recognised.
@@ -102,6 +123,9 @@ pub struct ClusterState {
     pub format: u32,
     /// Name of the cluster.
     pub cluster: String,
+    /// Version of which everybody may use everything: see [`super::version`].
+    #[serde(default = "super::version::first")]
+    pub cluster_version: u32,
     /// Identity of the data.
     pub dataset: DatasetId,
     /// Number of the present leadership. Grows by exactly 1 with each election.
@@ -159,7 +183,12 @@ impl ClusterState {
     /// The bytes to store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a cluster state has only string keys")
+        let mut json = serde_json::to_value(self).expect("a cluster state has only string keys");
+        if cfg!(feature = "next-version") {
+            json["novelty"] = Value::from(1);
+            json["change"]["why"] = Value::from("novelty");
+        }
+        serde_json::to_vec(&json).expect("a cluster state has only string keys")
     }
 
     /// Whether exactly this copy is in the in-sync set.
@@ -201,6 +230,7 @@ impl ClusterState {
         ClusterState {
             format: FORMAT,
             cluster: cluster.to_string(),
+            cluster_version: NEWEST,
             dataset,
             epoch: Epoch(1),
             leader: me.clone(),
@@ -365,6 +395,36 @@ impl ClusterState {
         Ok(next)
     }
 
+    /// An operator lets everybody use what the next version knows. `able`: each node that counts, and the newest version that it knows.
+    ///
+    /// # Errors
+    /// There is nothing to raise, or a node cannot do it; for the operator.
+    pub fn raise_version<'a>(
+        &self,
+        able: impl Iterator<Item = (&'a NodeId, u32)>,
+        change: Change,
+    ) -> Result<ClusterState, String> {
+        let to = self.cluster_version + 1;
+        if to > NEWEST {
+            return Err(format!(
+                "ERR the cluster uses version {}, the newest that its leader knows",
+                self.cluster_version
+            ));
+        }
+        let mut unable = able.filter(|(_, speaks)| *speaks < to).peekable();
+        if unable.peek().is_some() {
+            let nodes: Vec<String> = unable.map(|(id, speaks)| format!("{id} ({speaks})")).collect();
+            return Err(format!(
+                "ERR cluster version {to} is not known to {}: install a later version of the program there first",
+                nodes.join(", ")
+            ));
+        }
+        let mut next = self.clone();
+        next.cluster_version = to;
+        next.change = change;
+        Ok(next)
+    }
+
     /// Total loss: `me`, which holds nothing, starts over with a new dataset. The peak stays, so that the cluster is not
     /// content with fewer members than it had.
     #[must_use]
@@ -478,6 +538,30 @@ mod tests {
         let next = read.elect(&member("n2", 2), change(4, Why::Elect));
         let again: Value = serde_json::from_slice(&next.encode()).unwrap();
         assert_eq!(again["future"], 7);
+    }
+
+    #[test]
+    fn a_reason_of_a_later_version_is_read_and_a_state_without_a_version_is_of_the_first() {
+        let mut json: Value = serde_json::from_slice(&three().encode()).unwrap();
+        json["change"]["why"] = Value::from("rebalance");
+        json.as_object_mut().unwrap().remove("cluster_version");
+        let read = ClusterState::decode(&serde_json::to_vec(&json).unwrap()).unwrap();
+        assert_eq!((read.change.why, read.cluster_version), (Why::Other, 1));
+        let next = read.elect(&member("n2", 2), change(4, Why::Elect));
+        assert_eq!(next.epoch, Epoch(2));
+    }
+
+    #[test]
+    fn the_version_is_raised_by_one_and_only_if_everybody_knows_it() {
+        let mut state = three();
+        let (n1, n2) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+        let raise = |state: &ClusterState, able: u32| {
+            state.raise_version([(&n1, able), (&n2, able + 1)].into_iter(), change(9, Why::Settings))
+        };
+        assert!(raise(&state, NEWEST).unwrap_err().contains("the newest that its leader knows"));
+        state.cluster_version = NEWEST - 1;
+        assert!(raise(&state, NEWEST - 1).unwrap_err().contains("is not known to n1 ("));
+        assert_eq!(raise(&state, NEWEST).unwrap().cluster_version, NEWEST);
     }
 
     #[test]

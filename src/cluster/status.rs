@@ -31,6 +31,9 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// Every registered node, in order of name.
     pub nodes: Vec<NodeStatus>,
+    /// Version of which every node may use everything; 0: not known yet.
+    #[serde(default)]
+    pub cluster_version: u32,
     /// Fewest members that may accept writes: the setting that counts.
     pub min_in_sync: MinInSync,
     /// The same as a number, as `auto` comes out now.
@@ -66,6 +69,9 @@ pub struct NodeStatus {
     pub client_addr: String,
     /// `host:port` for replication links.
     pub repl_addr: String,
+    /// Version of its program, and the newest cluster version that this knows.
+    #[serde(default)]
+    pub version: Option<(String, u32)>,
     /// Whether `/state` names its copy in the in-sync set.
     pub in_sync: bool,
     /// Whether the directory of live nodes names it.

@@ -12,6 +12,7 @@ pub enum SessionCommand {
     AdminAdopt,
     AdminForget,
     AdminLowerPeak,
+    AdminRaiseVersion,
     AdminReset,
     AdminSetConfig,
     Asking,
@@ -445,6 +446,10 @@ const DATAKEEPER: &[CommandSpec] = &[
         .args("size CONFIRM cluster")
         .flags(ROLES)
         .doc(Group::Server, "0.1.0", "Makes the cluster smaller for good."),
+    CommandSpec::session("datakeeper|raise-version", 4, Run::AdminRaiseVersion)
+        .args("CONFIRM cluster")
+        .flags(ROLES)
+        .doc(Group::Server, "0.1.0", "Lets the cluster use what the next version of the program knows."),
     CommandSpec::session("datakeeper|set-config", -6, Run::AdminSetConfig)
         .args("key value [key value ...] CONFIRM cluster")
         .flags(ROLES)

@@ -14,6 +14,7 @@ use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRea
 use crate::cluster::registration::{NodeRead, Registration};
 use crate::cluster::role::Role;
 use crate::cluster::state::{Change, ClusterState, Member, Why};
+use crate::cluster::version::{NEWEST, too_old};
 use crate::replication::log::Log;
 use crate::replication::wire::Wish;
 
@@ -70,7 +71,9 @@ impl Keeper {
             }
             CoordEvent::Hindered { reason } => {
                 match &reason {
-                    Some(reason) => fx.push(Notice::error(format!("the coordination service hinders this node: {reason}"))),
+                    Some(reason) => {
+                        fx.push(Notice::error(format!("the coordination service hinders this node: {reason}")))
+                    }
                     None => fx.push(Notice::info("the coordination service does not hinder this node any more")),
                 }
                 self.hindrance = reason;
@@ -168,6 +171,7 @@ impl Keeper {
             dataset: self.dataset,
             empty: self.dataset.is_none(),
             version: env!("CARGO_PKG_VERSION").to_string(),
+            speaks: NEWEST,
             started_ms: self.config.started.0,
             run: Some(self.config.run),
             host: self.config.host.clone(),
@@ -307,7 +311,7 @@ impl Keeper {
         match self.shared.total_loss {
             _ if r.copy == copy => r.ended,
             TotalLoss::Proven => r.gone.contains(&copy),
-            TotalLoss::StartEmpty | TotalLoss::Halt => true,
+            TotalLoss::StartEmpty | TotalLoss::Halt | TotalLoss::Other => true,
         }
     }
 
@@ -416,7 +420,9 @@ impl Keeper {
         }
         let cluster = &self.config.cluster;
         let command = |what: String, at: &str| format!("`datakeeper admin {what} --connect {at} --confirm {cluster}`");
-        let held = |n: &&NodeRead| !n.registration.empty && !n.registration.ended && n.registration.dataset == Some(state.dataset);
+        let held = |n: &&NodeRead| {
+            !n.registration.empty && !n.registration.ended && n.registration.dataset == Some(state.dataset)
+        };
         let holders = self.nodes.iter().filter(held).map(|n| &n.registration);
         let adopt = |r: &Registration| {
             let own = if r.id == self.me.id { format!(" (up to {})", self.log.last()) } else { String::new() };
@@ -449,7 +455,7 @@ impl Keeper {
         }
         let holders: Vec<&str> = known.state.holders.keys().map(NodeId::as_str).collect();
         let loss = format!("every copy of dataset {} is gone ({} ended)", known.state.dataset, holders.join(", "));
-        if self.shared.total_loss == TotalLoss::Halt {
+        if matches!(self.shared.total_loss, TotalLoss::Halt | TotalLoss::Other) {
             self.loss_check_at = now.boot.plus_ms(10 * HOLD_MS);
             let way_out = self.way_out(&known.state);
             fx.push(Notice::error(format!("{loss}; total_loss: halt waits for an operator. {way_out}")));
@@ -490,6 +496,11 @@ impl Keeper {
                 false,
                 fx,
             );
+            return;
+        }
+        if state.cluster_version > NEWEST {
+            let adoptable = self.holds_data();
+            self.halt(now, &too_old(self.me.id.clone().as_str(), state.cluster_version, NEWEST), adoptable, fx);
             return;
         }
         if self.incarnation != 0 && read.incarnation != self.incarnation {

@@ -265,6 +265,12 @@ impl Keeper {
         f.pause_ms = REDIAL_MS;
         let (epoch, link) = (f.epoch, f.link.expect("a welcome came on a link"));
         self.send(link, wire::accept(epoch), fx);
+        if cfg!(feature = "next-version") {
+            self.send(link, wire::ask(epoch, Wish::Other), fx);
+            if self.links.get(&link).is_some_and(|l| l.novel) {
+                self.send(link, wire::novelty(epoch), fx);
+            }
+        }
         if self.leaving {
             self.ask_leader(Wish::Leave, fx);
         }

@@ -248,6 +248,7 @@ impl Keeper {
             }
             Wish::Succeed => f.may_succeed = true,
             Wish::Decline => f.may_succeed = false,
+            Wish::Other => {}
             Wish::Lead => {
                 let id = f.node.clone();
                 if let Err(why) = self.begin_handover(now, Some(&id), HANDOVER_MS, fx) {

@@ -14,11 +14,12 @@ use crate::base::limits::{
 };
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
+use crate::cluster::version::NEWEST;
 use crate::replication::in_sync::{effective, held, may_commit};
 use crate::replication::log::Entry;
 use crate::replication::pulse::Pulse;
 use crate::replication::wire::Ack;
-use crate::store::mutations;
+use crate::store::{NOVELTY, mutations};
 
 use super::handover::Handover;
 use super::{Effect, Effects, Keeper, Notice, ReadMode};
@@ -360,6 +361,10 @@ impl Keeper {
         }
         self.intake = None;
         self.executed_floor = Offset::ZERO;
+        if cfg!(feature = "next-version") && self.known.as_ref().is_some_and(|k| k.state.cluster_version >= NEWEST) {
+            self.scratch.put_slice(&[NOVELTY]);
+            self.append_unasked();
+        }
         let leading = self.leading.as_mut().expect("leads");
         leading.ready = true;
         fx.push(Notice::info(format!("leader of epoch {}: serving from {}", leading.epoch, self.log.last())));

@@ -16,11 +16,12 @@ use crate::base::limits::{
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
 use crate::cluster::coordinator::CoordRequest;
+use crate::cluster::version::{NEWEST, too_old};
 use crate::replication::log::Log;
 use crate::replication::resync::{Resync, View, decide};
 use crate::replication::wire::{
-    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, PUBLISH, Reason, Refused, SURE,
-    Welcome, WireError,
+    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, NOVELTY, PUBLISH, Reason, Refused,
+    SURE, Welcome, WireError,
 };
 
 use super::leading::Follower;
@@ -52,6 +53,8 @@ pub(super) struct Link {
     assembler: Assembler,
     stream: Option<Stream>,
     published: Published,
+    /// The leader at the other side knows what the next version has.
+    pub novel: bool,
     /// A refused follower asks again on a new link; this one closes once the refusal is out.
     closing: bool,
 }
@@ -138,6 +141,7 @@ impl Keeper {
             assembler: Assembler::default(),
             stream: None,
             published: Published::default(),
+            novel: false,
             closing: false,
         };
         self.links.insert(id, link);
@@ -340,6 +344,7 @@ impl Keeper {
             nonce: wire::hex(&l.nonce),
             proof: wire::proof(secret, "hello", &challenge, &l.nonce),
             features: features(),
+            speaks: NEWEST,
         };
         self.send(link, wire::hello(&hello), fx);
     }
@@ -350,6 +355,7 @@ impl Keeper {
         let challenge = l.challenge.unwrap_or_default();
         let wanted = wire::proof(self.config.secret.as_deref(), "welcome", &l.nonce, &challenge);
         if wire::same_proof(&wanted, &w.proof) {
+            l.novel = w.features.iter().any(|word| word == NOVELTY);
             return Ok(());
         }
         Err(WireError("the leader does not know replication.secret".to_string()))
@@ -390,10 +396,14 @@ impl Keeper {
         let (Some(leading), Some(dataset), Some(known)) = (&mut self.leading, self.dataset, &self.known) else {
             return refuse(Reason::NotLeader, "this node does not lead".to_string());
         };
+        if hello.speaks < known.state.cluster_version {
+            return refuse(Reason::TooOld, too_old(hello.node.as_str(), known.state.cluster_version, hello.speaks));
+        }
         let epoch = leading.epoch;
         let mode = if hello.dataset.is_none() {
             if !leading.ready && !self.config.rules.leaves_out(Rule::ExpandAfterBarrier) {
-                return refuse(Reason::NotLeader, "this leader is not ready yet".to_string());
+                let reason = if cfg!(feature = "next-version") { Reason::Other } else { Reason::NotLeader };
+                return refuse(reason, "this leader is not ready yet".to_string());
             }
             // Who waits to end until somebody is filled makes nobody wait for it, and holds writes back.
             let waits = |(_, until): &&(u32, Boot)| now.boot < *until && !self.leaving;
@@ -498,7 +508,7 @@ impl Keeper {
             acked_sent: Offset::ZERO,
             sent_at: Boot(0),
         });
-        self.send(link, wire::welcome(epoch, &welcome), fx);
+        self.send(link, wire::welcome(epoch, &welcome, &hello.features), fx);
         Ok(())
     }
 
@@ -520,7 +530,7 @@ impl Keeper {
         let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link)) else { return };
         let (leader, epoch) = (f.leader.id.clone(), f.epoch);
         f.lost &= refused.reason == Reason::NotLeader;
-        f.refuses = matches!(refused.reason, Reason::WrongCluster | Reason::WrongSecret);
+        f.refuses = matches!(refused.reason, Reason::WrongCluster | Reason::WrongSecret | Reason::TooOld);
         self.hang_up(link, fx);
         self.on_leader_link_down(now, &refused.text, fx);
         match refused.reason {
@@ -530,8 +540,8 @@ impl Keeper {
                     fx.push(Effect::coord(CoordRequest::Confirm));
                 }
             }
-            Reason::StillNamed | Reason::Later => {}
-            Reason::WrongCluster | Reason::WrongSecret => {
+            Reason::StillNamed | Reason::Later | Reason::Other => {}
+            Reason::WrongCluster | Reason::WrongSecret | Reason::TooOld => {
                 let text = format!("leader {leader} refuses this node: {}", refused.text);
                 if self.told.is_news(now.boot, &text) {
                     fx.push(Notice::error(text));
@@ -722,7 +732,11 @@ impl Published {
 
 /// What this node can do beyond version 1 of the wire.
 fn features() -> Vec<String> {
-    vec![PUBLISH.to_string()]
+    let mut words = vec![PUBLISH.to_string()];
+    if cfg!(feature = "next-version") {
+        words.push(NOVELTY.to_string());
+    }
+    words
 }
 
 fn knows_publish(features: &[String]) -> bool {

@@ -9,8 +9,8 @@ use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress};
 
-use super::leading::Follower;
 use super::Keeper;
+use super::leading::Follower;
 
 /// Counters since the start, or since CONFIG RESETSTAT.
 #[derive(Clone, Debug)]
@@ -230,7 +230,8 @@ impl Keeper {
             warnings.push(format!("halted: {reason}"));
         }
         if let Some(holder) = &self.name_holder {
-            warnings.push(format!("this node's name is registered by another process, whose session has to end: {holder}"));
+            warnings
+                .push(format!("this node's name is registered by another process, whose session has to end: {holder}"));
         }
         warnings.extend(self.unreadable.iter().map(|what| format!("the directory is not whole: {what}")));
         warnings.extend(self.wait_for_loss());
@@ -243,6 +244,15 @@ impl Keeper {
             let (have, want) = (s.in_sync.len(), s.min_required());
             warnings.push(format!("writes are refused: {have} of {want} members in sync"));
         }
+        let live = self.nodes.iter().filter(|n| n.live.is_some()).map(|n| n.registration.speaks);
+        if let (Some(s), Some(all)) = (state, live.min())
+            && all > s.cluster_version
+        {
+            warnings.push(format!(
+                "every node knows cluster version {all}, and {} is in use: `datakeeper admin raise-version --confirm {}` at the leader is due",
+                s.cluster_version, self.config.cluster
+            ));
+        }
         if self.config.acks == super::Acks::Leader {
             warnings.push("acks: leader, a failover may lose acknowledged writes".to_string());
         }
@@ -254,6 +264,7 @@ impl Keeper {
             epoch: self.highest,
             leader: self.reported_leader(now),
             nodes: self.nodes.iter().map(|n| self.node_status(now, n)).collect(),
+            cluster_version: state.map_or(0, |s| s.cluster_version),
             min_in_sync: state.map_or(self.shared.min_in_sync, |s| s.min_in_sync),
             min_in_sync_effective: state.map_or(1, |s| s.min_required() as u32),
             peak_in_sync: state.map_or(0, |s| s.peak_in_sync),
@@ -301,6 +312,7 @@ impl Keeper {
             role: None,
             client_addr: r.client_addr.clone(),
             repl_addr: r.repl_addr.clone(),
+            version: Some((r.version.clone(), r.speaks)),
             in_sync: state.is_some_and(|s| s.names(&member)),
             live: node.live == Some(r.copy),
             end: None,

@@ -41,6 +41,8 @@ pub const END: u8 = 4;
 pub const SURE: u8 = 8;
 /// The word in `features` of who takes `publish` frames; nobody else is sent any.
 pub const PUBLISH: &str = "publish";
+/// The word of a build with the feature `next-version`.
+pub const NOVELTY: &str = "novelty";
 
 const FIXED: usize = 12;
 
@@ -79,6 +81,8 @@ enum Kind {
     Resign,
     Ask,
     Publish,
+    /// Of the next version.
+    Novelty,
 }
 
 impl Kind {
@@ -89,6 +93,7 @@ impl Kind {
             Resign, Ask, Publish,
         ]
         .into_iter()
+        .chain(cfg!(feature = "next-version").then_some(Novelty))
         .find(|k| *k as u8 == byte)
     }
 }
@@ -121,13 +126,21 @@ pub struct Hello {
     /// What it can do beyond version 1; unknown words are ignored.
     #[serde(default)]
     pub features: Vec<String>,
+    /// The newest cluster version that it knows.
+    #[serde(default = "first_version")]
+    pub speaks: u32,
 }
 
-/// How the follower is brought up to date.
+fn first_version() -> u32 {
+    1
+}
+
+/// How the follower is brought up to date. Gated: a leader uses a mode that version 1 does not have only if the hello's features name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Its log is a prefix of the leader's: entries follow after its last.
+    #[cfg_attr(feature = "next-version", serde(alias = "novelty"))]
     Stream,
     /// It drops every entry after this offset; then entries follow.
     Truncate(Offset),
@@ -158,8 +171,8 @@ pub struct Welcome {
     pub features: Vec<String>,
 }
 
-/// Why a hello was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a hello was not accepted. Open: what is not known is [`Reason::Other`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// This node does not lead, or leads a lower epoch.
@@ -174,6 +187,25 @@ pub enum Reason {
     StillNamed,
     /// It has to wait before it is filled: the load has outrun it. Ask again.
     Later,
+    /// Its program is too old for its cluster.
+    TooOld,
+    /// A reason of a later version. Ask again.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Reason, D::Error> {
+        Ok(match String::deserialize(d)?.as_str() {
+            "not_leader" => Reason::NotLeader,
+            "wrong_cluster" => Reason::WrongCluster,
+            "wrong_secret" => Reason::WrongSecret,
+            "full_resync_needed" => Reason::FullResyncNeeded,
+            "still_named" => Reason::StillNamed,
+            "later" => Reason::Later,
+            "too_old" => Reason::TooOld,
+            _ => Reason::Other,
+        })
+    }
 }
 
 /// Answer to a hello that was not accepted.
@@ -310,6 +342,8 @@ pub enum Wish {
     Succeed,
     /// Not that any more.
     Decline,
+    /// Something that this build does not know, and does not do.
+    Other,
 }
 
 /// A decoded frame. `Append`, `Chunk` and `Publish` are single parts: [`Assembler`] joins them.
@@ -419,9 +453,14 @@ pub fn hello(hello: &Hello) -> Bytes {
     json(Kind::Hello, hello.highest, hello)
 }
 
-/// A welcome.
+/// A welcome. `peer`: the features that the hello named.
 #[must_use]
-pub fn welcome(epoch: Epoch, welcome: &Welcome) -> Bytes {
+pub fn welcome(epoch: Epoch, welcome: &Welcome, peer: &[String]) -> Bytes {
+    if cfg!(feature = "next-version") && welcome.mode == Mode::Stream && peer.iter().any(|word| word == NOVELTY) {
+        let mut gated = serde_json::to_value(welcome).expect("handshakes have only string keys");
+        gated["mode"] = NOVELTY.into();
+        return json(Kind::Welcome, epoch, &gated);
+    }
     json(Kind::Welcome, epoch, welcome)
 }
 
@@ -486,6 +525,12 @@ pub fn resign(r: &Resign) -> Bytes {
 #[must_use]
 pub fn ask(epoch: Epoch, wish: Wish) -> Bytes {
     small(Kind::Ask, epoch, &[wish as u8], &[])
+}
+
+/// A frame of a kind that version 1 does not have, from a follower.
+#[must_use]
+pub fn novelty(epoch: Epoch) -> Bytes {
+    small(Kind::Novelty, epoch, &[], &[])
 }
 
 /// The frame head of (a part of) an append; the body follows as it is.
@@ -652,8 +697,11 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
             [2] => Frame::Ask(epoch, Wish::Lead),
             [3] => Frame::Ask(epoch, Wish::Succeed),
             [4] => Frame::Ask(epoch, Wish::Decline),
-            [other] => return wrong(format!("unknown wish {other}")),
+            // Open: a wish of a later version is heard, and not done.
+            [_] => Frame::Ask(epoch, Wish::Other),
         },
+        // It asks for nothing that anybody does.
+        Kind::Novelty => Frame::Ask(epoch, Wish::Other),
         Kind::Publish => {
             let (sharded, channel, total) = (r.take::<1>()? != [0], r.u32()?, r.u64()?);
             Frame::Publish(flags, PublishHead { epoch, sharded, channel, total }, body)

@@ -34,7 +34,7 @@ mod watch;
 pub use access::Tracking;
 pub use entry::{Entry, INLINE_BYTES_MAX, Value};
 pub use eviction::{Eviction, Victim};
-pub use mutation::{Event, Mutation, MutationError, ValueRef, mutations};
+pub use mutation::{Event, Mutation, MutationError, NOVELTY, ValueRef, mutations};
 pub use noted::Noted;
 pub use snapshot::Chunk;
 pub use watch::Watch;

@@ -168,6 +168,8 @@ const DELETE: u8 = 2;
 const SET_EXPIRY: u8 = 3;
 const CLEAR: u8 = 4;
 const SPLICE: u8 = 5;
+/// Tag of a mutation that the next version has, and that changes nothing.
+pub const NOVELTY: u8 = 0x7f;
 const HAS_EXPIRY: u8 = 1;
 
 impl Mutation<'_> {
@@ -280,6 +282,7 @@ impl<'a> Reader<'a> {
             }
             CLEAR => Ok(Mutation::Clear),
             SPLICE => self.splice(),
+            NOVELTY if cfg!(feature = "next-version") => Ok(Mutation::Delete { key: &[], event: Event::Del }),
             tag => Err(MutationError { at: start, fault: Fault::Tag(tag) }),
         }
     }

@@ -40,7 +40,10 @@ fn v1_an_older_directory_proves_nothing_against_a_living_leader() {
     assert!(world.names(1) && nodes[at].registration.copy != b1, "the copy that leads is the later one");
     nodes[at] = was;
     world.unserve(&[0]);
-    world.event(0, Event::Coord(Box::new(CoordEvent::Nodes { nodes: nodes.clone(), unreadable: Vec::new(), confirmed: false })));
+    world.event(
+        0,
+        Event::Coord(Box::new(CoordEvent::Nodes { nodes: nodes.clone(), unreadable: Vec::new(), confirmed: false })),
+    );
     assert_eq!(world.wants(0), None, "nothing rests on an unconfirmed read");
     world.event(0, Event::Coord(Box::new(CoordEvent::Nodes { nodes, unreadable: Vec::new(), confirmed: true })));
     assert_eq!(world.wants(0), Some(Why::Reset), "even if it is taken for a proof");

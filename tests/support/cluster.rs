@@ -101,6 +101,8 @@ pub struct Process {
     host: Option<Host>,
     args: Vec<String>,
     environment: Vec<(&'static str, String)>,
+    /// Another build than the one under test.
+    binary: Option<PathBuf>,
     /// Files that it may open; none: as many as this process.
     open_files: Option<u64>,
     child: Option<Child>,
@@ -120,6 +122,7 @@ impl Process {
             host: None,
             args,
             environment: Vec::new(),
+            binary: None,
             open_files: None,
             child: None,
             said,
@@ -129,6 +132,11 @@ impl Process {
     /// Sets a variable for all runs to come.
     pub fn set_env(&mut self, key: &'static str, value: &str) {
         self.environment.push((key, value.to_string()));
+    }
+
+    /// Lets all runs to come be of another build; none: of the one under test.
+    pub fn set_binary(&mut self, binary: Option<PathBuf>) {
+        self.binary = binary;
     }
 
     /// Bounds the files that all runs to come may open.
@@ -143,7 +151,8 @@ impl Process {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = File::options().create(true).append(true).open(&self.said).expect("a file for the log");
-        let mut command = command(binary(), self.host.as_ref());
+        let program = self.binary.as_ref().map_or_else(binary, |path| path.display().to_string());
+        let mut command = command(program, self.host.as_ref());
         if let Some(limit) = self.open_files {
             let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
             // SAFETY: plain system call on a value of ours.

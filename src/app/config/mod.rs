@@ -464,6 +464,7 @@ impl Config {
             lease_ms: self.replication.lease_ms,
             promise_ms: self.replication.promise_ms,
             total_loss: self.total_loss,
+            unknown: serde_json::Map::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The operator's commands: RESET, ADOPT, FORGET, LOWER-PEAK and SET-CONFIG below DATAKEEPER.
+//! The operator's commands: RESET, ADOPT, FORGET, LOWER-PEAK, RAISE-VERSION and SET-CONFIG below DATAKEEPER.
 //!
 //! Each ends in one compare-and-set and is answered when that is resolved: the connection waits meanwhile, and the command is
 //! executed again. Each repeats the cluster's name (`CONFIRM name`), so that no command goes to the wrong cluster by mistake. A
@@ -10,8 +10,9 @@ use std::borrow::Cow;
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, DatasetId, NodeId};
 use crate::base::limits::HOLD_MS;
-use crate::cluster::config::ClusterConfig;
+use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::coordinator::CoordRequest;
+use crate::cluster::registration::NodeRead;
 use crate::cluster::role::Role;
 use crate::cluster::state::{ClusterState, Member, Why};
 use crate::command::{CommandError, SessionCommand};
@@ -86,6 +87,21 @@ impl Keeper {
                 let to = std::str::from_utf8(args.get(2)).ok().and_then(|text| text.parse().ok());
                 let to = to.ok_or_else(|| CommandError::NotInteger.to_string())?;
                 self.change_as_leader(now, |state, change| state.lower_peak(to, change))
+            }
+            SessionCommand::AdminRaiseVersion => {
+                let counts = |n: &&NodeRead| {
+                    let named = |m: &Member| m.id == n.registration.id && m.copy == n.registration.copy;
+                    n.live.is_some() || self.known.as_ref().is_some_and(|k| k.state.in_sync.iter().any(named))
+                };
+                let able: Vec<(NodeId, u32)> = self
+                    .nodes
+                    .iter()
+                    .filter(counts)
+                    .map(|n| (n.registration.id.clone(), n.registration.speaks))
+                    .collect();
+                self.change_as_leader(now, |state, change| {
+                    state.raise_version(able.iter().map(|(id, speaks)| (id, *speaks)), change)
+                })
             }
             _ => self.begin_set_config(args),
         }
@@ -235,6 +251,9 @@ impl Keeper {
         let pairs = args.len() - 4;
         if !pairs.is_multiple_of(2) {
             return Err("ERR want KEY VALUE [KEY VALUE ...] CONFIRM CLUSTER".into());
+        }
+        if self.shared.total_loss == TotalLoss::Other {
+            return Err("ERR /config holds a setting of a later version: run it at a node of that version".into());
         }
         let mut to = serde_json::to_value(&self.shared).expect("settings are plain values");
         for i in (2..2 + pairs).step_by(2) {

@@ -423,6 +423,7 @@ impl Keeper {
             SessionCommand::AdminAdopt
             | SessionCommand::AdminForget
             | SessionCommand::AdminLowerPeak
+            | SessionCommand::AdminRaiseVersion
             | SessionCommand::AdminReset
             | SessionCommand::AdminSetConfig => self.operate(now, session, command, args, &mut reply),
             SessionCommand::ClientGetRedir => tracking::get_redir(session, &mut reply),

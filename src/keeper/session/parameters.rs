@@ -295,6 +295,7 @@ fn total_loss(policy: TotalLoss) -> &'static str {
     match policy {
         TotalLoss::StartEmpty => "start_empty",
         TotalLoss::Proven => "proven",
+        TotalLoss::Other => "other",
         TotalLoss::Halt => "halt",
     }
 }

@@ -13,6 +13,7 @@ use crate::base::ids::{Epoch, NodeId, Offset};
 use crate::cluster::registration::Registration;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
+use crate::cluster::version::NEWEST;
 use crate::keeper::Keeper;
 
 /// One node of the view.
@@ -102,6 +103,7 @@ impl Keeper {
             dataset: None,
             empty: true,
             version: String::new(),
+            speaks: NEWEST,
             started_ms: 0,
             run: None,
             host: None,

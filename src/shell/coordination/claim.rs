@@ -138,6 +138,7 @@ mod tests {
             dataset: None,
             empty: true,
             version: "0".to_string(),
+            speaks: 1,
             started_ms: 0,
             run: Some(RunId(run)),
             host: Some(host(port)),
@@ -194,7 +195,10 @@ mod tests {
     fn a_process_that_had_the_name_finds_it_taken_by_a_later_entry_only() {
         let (me, other) = (registration(1, 1, 5), registration(2, 2, 6));
         assert!(matches!(judge(&me, Some(7), Some((&other, 8)), None), Claim::Taken { .. }));
-        assert!(matches!(judge(&me, Some(7), Some((&other, 8)), Some((&Live::of(&other), false))), Claim::Taken { .. }));
+        assert!(matches!(
+            judge(&me, Some(7), Some((&other, 8)), Some((&Live::of(&other), false))),
+            Claim::Taken { .. }
+        ));
         // The directory was set back: what stands there is of a predecessor.
         assert_eq!(judge(&me, Some(7), Some((&other, 3)), None), Claim::Write);
         assert!(matches!(judge(&me, Some(7), Some((&other, 3)), Some((&Live::of(&other), false))), Claim::Wait { .. }));

@@ -492,6 +492,7 @@ mod tests {
             dataset: None,
             empty: true,
             version: "0".to_string(),
+            speaks: 1,
             started_ms,
             run: Some(RunId(u128::from(port) << 64 | u128::from(started_ms))),
             host: Some(Host {
@@ -692,7 +693,10 @@ mod tests {
         let back = model.open_session();
         assert!(is_taken(&model.apply(back, &register(1, 7, 5))), "the one that slept finds its name taken");
         model.end_session(new);
-        assert!(model.take_notices().contains(&(back, registered(7).remove(0))), "and is written again once that one is gone");
+        assert!(
+            model.take_notices().contains(&(back, registered(7).remove(0))),
+            "and is written again once that one is gone"
+        );
     }
 
     #[test]
