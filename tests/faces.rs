@@ -91,7 +91,7 @@ fn unreachable_zookeeper_is_waited_for_and_clients_are_told_loading() {
     zookeeper.restart();
     answers(&node, "SET foo bar", &Reply::Simple("OK".to_string()));
     answers(&node, "GET foo", &bulk("bar"));
-    let cluster = Cluster { nodes: vec![node], zookeeper, network: None };
+    let cluster = Cluster { nodes: vec![node], zookeeper, further_zookeepers: Vec::new(), network: None };
     cluster.finish(&[]);
 }
 
@@ -264,7 +264,7 @@ fn node_with_another_replication_secret_is_refused_and_says_so() {
         let lines = node.process.log().lines().filter(|line| line.contains("replication.secret")).count();
         assert!(lines <= 1, "{} says {lines} times that the secret differs", node.name);
     }
-    Cluster { nodes, zookeeper, network: None }.finish(&["replication.secret"]);
+    Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: None }.finish(&["replication.secret"]);
 }
 
 /// Waits until the first two are in sync.
@@ -289,7 +289,7 @@ fn node_that_may_not_create_the_cluster_waits_for_one_that_may() {
     creates.process.start();
     let (leader, _) = wait_until_whole(&[waits.addr, creates.addr]);
     assert_eq!(leader, 1);
-    Cluster { nodes: vec![waits, creates], zookeeper, network: None }.finish(&[]);
+    Cluster { nodes: vec![waits, creates], zookeeper, further_zookeepers: Vec::new(), network: None }.finish(&[]);
 }
 
 #[test]

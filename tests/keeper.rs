@@ -5,6 +5,7 @@
 
 mod support;
 
+use datakeeper::base::clock::Boot;
 use datakeeper::base::ids::{ConnId, LinkId};
 use datakeeper::base::limits::{HELLO_MS, STRANGERS_MAX};
 use datakeeper::cluster::config::ClusterConfig;
@@ -268,6 +269,53 @@ fn state_deleted_under_a_running_cluster_halts_its_nodes_loudly() {
     world.run_until("every node halted", 2_000, |w| (0..3).all(|i| w.role(i) == Role::Halted));
     assert!(world.ask(0, &["GET", "before1"]).starts_with("-CLUSTERDOWN This node is halted"));
     assert!(world.notices().iter().any(|n| n.contains("/state is gone")));
+}
+
+#[test]
+fn who_is_ready_stays_so_without_zookeeper_during_an_election_and_below_the_minimum() {
+    let mut world = three();
+    let ready = |world: &World, i: usize| world.keeper(i).face().ready;
+    assert!((0..3).all(|i| ready(&world, i)));
+    assert!(world.keeper(0).face().leads() && !world.keeper(1).face().leads());
+    world.run(200);
+    let (face, now) = (world.keeper(1).face(), world.now().boot);
+    assert!(face.follows(now, Some(150)), "{face:?} at {now:?}");
+    assert!(!world.keeper(0).face().follows(now, None), "it leads");
+    for i in 0..3 {
+        world.lose_coordination(i);
+    }
+    world.run(3_000);
+    assert!((0..3).all(|i| ready(&world, i)), "without the coordination service");
+    for i in 0..3 {
+        world.regain_coordination(i);
+    }
+    world.crash(0);
+    world.unserve(&[1, 2]);
+    world.run(1_000);
+    assert_eq!((world.role(1), world.role(2)), (Role::Candidate, Role::Candidate), "nobody answers them yet");
+    assert!(ready(&world, 1) && ready(&world, 2), "during the election");
+    world.serve(&[1, 2]);
+    world.run_until("a new leader", 2_000, |w| w.role(1) == Role::Leader || w.role(2) == Role::Leader);
+    let (leader, other) = if world.role(1) == Role::Leader { (1, 2) } else { (2, 1) };
+    world.run(1_000);
+    let stale = world.keeper(other).face();
+    assert!(!stale.follows(Boot(world.now().boot.0 + 1_000_000_000), Some(900)), "its data may be older by then");
+    world.crash(other);
+    world.run(2_000);
+    assert!(world.ask(leader, &["SET", "k", "v"]).starts_with("-NOREPLICAS"));
+    assert!(ready(&world, leader) && world.keeper(leader).face().leads(), "below the minimum");
+    // A node that comes back is not ready before it is in sync; one that halts or leaves is not.
+    world.start(other);
+    assert!(!ready(&world, other));
+    world.run_until("it is in sync", 3_000, |w| w.in_sync() == 2);
+    world.run(60);
+    assert!(ready(&world, other));
+    world.event(other, Event::Leave);
+    assert!(!ready(&world, other), "it leaves");
+    world.model.delete_state();
+    world.settle();
+    world.run_until("the leader halts", 2_000, |w| w.role(leader) == Role::Halted);
+    assert!(!ready(&world, leader), "it is halted");
 }
 
 #[test]

@@ -83,6 +83,10 @@ fn local_is_a_cluster_that_answers_like_one() {
         ("/status", format!("\"leader\":\"n{}\"", leader + 1)),
         ("/metrics", "datakeeper_in_sync_members{node=\"n1\"} 3".to_string()),
         ("/healthz", "ok".to_string()),
+        ("/leader", "leader".to_string()),
+        ("/ready?node=n1", String::new()),
+        ("/ready?node=n3", String::new()),
+        (&format!("/replica?node=n{}", (leader + 1) % 3 + 1), "replica".to_string()),
     ] {
         let answer = http_get(local.admin, path);
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(&wanted), "GET {path}: {answer}");

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use support::client::{Reply, ask, bulk};
-use support::cluster::{Calm, Cluster, Node, PATIENCE, alone, run as datakeeper, status_of, wait_until_whole};
+use support::cluster::{Calm, Cluster, Node, PATIENCE, alone, run as datakeeper, status_of};
 use support::eventually;
 use support::valve::Valve;
 use support::writers::{Load, Writers, assert_kept};
@@ -31,7 +31,8 @@ fn behind_valves() -> Option<(Cluster, Vec<Valve>)> {
     let session = format!("zookeeper.session_timeout_ms={}", SESSION.as_millis());
     let valves: Vec<Valve> = (0..3).map(|_| Valve::start(zookeeper.address())).collect();
     let node = |i: usize| Node::new(&format!("n{}", i + 1), &valves[i].address(), &["--set", &session]);
-    let mut cluster = Cluster { nodes: (0..3).map(node).collect(), zookeeper, network: None };
+    let mut cluster =
+        Cluster { nodes: (0..3).map(node).collect(), zookeeper, further_zookeepers: Vec::new(), network: None };
     cluster.nodes.iter_mut().for_each(|node| node.process.start());
     cluster.wait_until_whole();
     Some((cluster, valves))
@@ -234,27 +235,12 @@ fn an_operator_goes_on_with_the_data_when_zookeeper_has_lost_everything() {
 #[test]
 fn a_leader_and_the_zookeeper_server_of_a_replica_are_lost_together() {
     let _alone = alone();
-    let Some(servers) = ZooKeeper::start_ensemble() else { return };
-    let all: Vec<String> = servers.iter().map(ZooKeeper::address).collect();
-    let mut nodes: Vec<Node> = ["n1", "n2", "n3"].map(|name| Node::new(name, &all.join(","), &[])).into();
-    nodes.iter_mut().for_each(|node| node.process.start());
-    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
-    let (leader, lost) = loop {
-        let (leader, _) = wait_until_whole(&addrs);
-        let mut others = (0..nodes.len()).filter(|i| *i != leader);
-        let of_others: Vec<u16> = others.clone().flat_map(|i| nodes[i].process.ports()).collect();
-        let used = |server: &ZooKeeper| server.clients().iter().any(|port| of_others.contains(port));
-        if let Some(lost) = servers.iter().position(|server| !server.leads() && used(server)) {
-            break (leader, lost);
-        }
-        // Which server a node finds is drawn by chance.
-        let other = others.next_back().expect("three nodes");
-        nodes[other].process.kill();
-        nodes[other].process.start();
-    };
+    let Some(mut cluster) = Cluster::start_with_ensemble(&[]) else { return };
+    let leader = cluster.take_server_of_a_replica();
+    let (addrs, nodes, lost) = (cluster.addrs(), &cluster.nodes, &cluster.zookeeper);
     assert!(nodes[leader].client().call("SET before x").is_ok());
     nodes[leader].process.freeze();
-    servers[lost].freeze();
+    lost.freeze();
     let struck = Instant::now();
     let others: Vec<SocketAddr> = addrs.iter().copied().filter(|addr| *addr != addrs[leader]).collect();
     eventually(PATIENCE, "a write is acknowledged", || {
@@ -265,7 +251,7 @@ fn a_leader_and_the_zookeeper_server_of_a_replica_are_lost_together() {
     println!("a leader and a follower of ZooKeeper lost together: first write after {} ms", took.as_millis());
     // A busy machine is given time; before a second server was asked, it took from 1.6 to 3.3 s.
     assert!(took < Duration::from_millis(1_500), "{took:?}");
-    servers[lost].thaw();
+    lost.thaw();
     nodes[leader].process.thaw();
-    wait_until_whole(&addrs);
+    cluster.wait_until_whole();
 }

@@ -200,9 +200,15 @@ impl Keeper {
         self.stats.bytes_out += bytes_out;
     }
 
-    /// What load balancers ask for, if it has changed since the last call.
+    /// What load balancers ask for.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        Face { role: self.role, epoch: self.highest, ready: self.is_ready, fresh_at: self.fresh_at }
+    }
+
+    /// The same, if it has changed since the last call.
     pub fn changed_face(&mut self) -> Option<Face> {
-        let face = Face { role: self.role, epoch: self.highest, ready: self.is_ready, fresh_at: self.fresh_at };
+        let face = self.face();
         (face != self.face_told).then(|| {
             self.face_told = face;
             face

@@ -26,6 +26,8 @@ pub enum Fault {
     KillZooKeeper(u64),
     /// SIGSTOP of ZooKeeper.
     FreezeZooKeeper(u64),
+    /// SIGSTOP of the leader and of a server of ZooKeeper that follows, with which a replica has its session: a zone that is gone.
+    LoseZone(u64),
     /// Silence on the way between some of them. Clients reach all nodes.
     Cut(Cut, u64),
 }
@@ -80,6 +82,7 @@ pub fn all() -> Vec<(Fault, usize)> {
         (Fault::FreezeLeader(20), 1),
         (Fault::KillZooKeeper(10), 2),
         (Fault::FreezeZooKeeper(30), 1),
+        (Fault::LoseZone(8), 5),
         (Fault::Cut(Cut::LeaderFromReplicas, 8), 3),
         (Fault::Cut(Cut::LeaderFromZooKeeper, 8), 3),
         (Fault::Cut(Cut::LeaderFromAll, 8), 3),
@@ -103,6 +106,7 @@ impl Fault {
             Fault::FreezeLeader(_) => "freeze-leader-5s",
             Fault::KillZooKeeper(_) => "kill-zookeeper",
             Fault::FreezeZooKeeper(_) => "freeze-zookeeper-30s",
+            Fault::LoseZone(_) => "lose-zone",
             Fault::Cut(Cut::LeaderFromReplicas, _) => "cut-leader-from-replicas",
             Fault::Cut(Cut::LeaderFromZooKeeper, _) => "cut-leader-from-zookeeper",
             Fault::Cut(Cut::LeaderFromAll, _) => "cut-leader-from-all",
@@ -114,7 +118,11 @@ impl Fault {
 
     /// The cluster that it happens to; none, with a message, where that is not possible.
     pub fn cluster(self, more: &[&str]) -> Option<Cluster> {
-        if matches!(self, Fault::Cut(..)) { Cluster::start_apart(more) } else { Cluster::start(more) }
+        match self {
+            Fault::Cut(..) => Cluster::start_apart(more),
+            Fault::LoseZone(_) => Cluster::start_with_ensemble(more),
+            _ => Cluster::start(more),
+        }
     }
 
     /// What clients do meanwhile.
@@ -124,6 +132,7 @@ impl Fault {
             | Fault::RestartAll
             | Fault::KillZooKeeper(_)
             | Fault::FreezeZooKeeper(_)
+            | Fault::LoseZone(_)
             | Fault::Cut(..) => Load::STEADY,
             Fault::KillLeader | Fault::KillReplica | Fault::RestartLeader | Fault::HandOver | Fault::EndLeader => {
                 Load::HEAVY
@@ -152,6 +161,7 @@ impl Fault {
             | Fault::HandOver
             | Fault::EndLeader
             | Fault::FreezeLeader(_)
+            | Fault::LoseZone(_)
             | Fault::Cut(..) => Some(true),
             Fault::RestartAll => None,
         }
@@ -160,6 +170,13 @@ impl Fault {
     /// Errors that nodes may log.
     pub fn expected_alarms(self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Brings about what it needs, before anything else happens.
+    pub fn prepare(self, cluster: &mut Cluster) {
+        if matches!(self, Fault::LoseZone(_)) {
+            cluster.take_server_of_a_replica();
+        }
     }
 
     /// It happens.
@@ -176,6 +193,10 @@ impl Fault {
             Fault::FreezeLeader(_) => process.freeze(),
             Fault::KillZooKeeper(_) => cluster.zookeeper.kill(),
             Fault::FreezeZooKeeper(_) => cluster.zookeeper.freeze(),
+            Fault::LoseZone(_) => {
+                process.freeze();
+                cluster.zookeeper.freeze();
+            }
             Fault::Cut(cut, _) => cluster.network.as_ref().expect("nodes apart").cut(&cut.ways(target)),
         }
     }
@@ -202,6 +223,11 @@ impl Fault {
             Fault::FreezeZooKeeper(seconds) => {
                 last(struck, seconds);
                 cluster.zookeeper.thaw();
+            }
+            Fault::LoseZone(seconds) => {
+                last(struck, seconds);
+                cluster.zookeeper.thaw();
+                process.thaw();
             }
             Fault::Cut(cut, seconds) => {
                 last(struck, seconds);

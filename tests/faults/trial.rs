@@ -53,6 +53,7 @@ impl fmt::Display for Verdict {
 /// # Panics
 /// If the cluster does not recover, or somebody was deposed who should not, or the reverse.
 pub fn trial(cluster: &mut Cluster, run: &str, fault: Fault) -> Verdict {
+    fault.prepare(cluster);
     let nodes = cluster.addrs();
     let (leader, epoch) = cluster.wait_until_whole();
     empty_if_large(nodes[leader]);

@@ -422,6 +422,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Ends after them.
     pub zookeeper: ZooKeeper,
+    /// The other servers of its ensemble, if it is one.
+    pub further_zookeepers: Vec<ZooKeeper>,
     /// Ends last. Each node's host, and then ZooKeeper's; none if all of them share this machine's network.
     pub network: Option<Network>,
 }
@@ -434,7 +436,41 @@ impl Cluster {
         let zookeeper = ZooKeeper::start()?;
         let address = zookeeper.address();
         let nodes = ["n1", "n2", "n3"].map(|name| Node::new(name, &address, more)).into();
-        Some(Cluster { nodes, zookeeper, network: None }.started())
+        Some(Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: None }.started())
+    }
+
+    /// The same with a ZooKeeper of three servers.
+    #[must_use]
+    pub fn start_with_ensemble(more: &[&str]) -> Option<Cluster> {
+        let mut further_zookeepers = ZooKeeper::start_ensemble()?;
+        let addresses: Vec<String> = further_zookeepers.iter().map(ZooKeeper::address).collect();
+        let zookeeper = further_zookeepers.remove(0);
+        let nodes = ["n1", "n2", "n3"].map(|name| Node::new(name, &addresses.join(","), more)).into();
+        Some(Cluster { nodes, zookeeper, further_zookeepers, network: None }.started())
+    }
+
+    /// Makes `zookeeper` the server that follows and with which a replica has its session; restarts replicas until there is one, for which server a node finds
+    /// is drawn by chance. Returns the place of the leader.
+    ///
+    /// # Panics
+    /// If the cluster is not whole, or ZooKeeper is no ensemble.
+    pub fn take_server_of_a_replica(&mut self) -> usize {
+        loop {
+            let (leader, _) = self.wait_until_whole();
+            let mut replicas = (0..self.nodes.len()).filter(|i| *i != leader);
+            let ports: Vec<u16> = replicas.clone().flat_map(|i| self.nodes[i].process.ports()).collect();
+            let fits = |server: &ZooKeeper| !server.leads() && server.clients().iter().any(|port| ports.contains(port));
+            if fits(&self.zookeeper) {
+                return leader;
+            }
+            if let Some(server) = self.further_zookeepers.iter_mut().find(|server| fits(server)) {
+                std::mem::swap(server, &mut self.zookeeper);
+                return leader;
+            }
+            let replica = replicas.next_back().expect("a replica");
+            self.nodes[replica].process.kill();
+            self.nodes[replica].process.start();
+        }
     }
 
     /// The same, with a host for each node and one for ZooKeeper; none, with a message, where that is not possible.
@@ -445,7 +481,7 @@ impl Cluster {
         let address = zookeeper.address();
         let node = |i: usize| Node::on(&network.hosts[i], &format!("n{}", i + 1), &address, more);
         let nodes = (0..3).map(node).collect();
-        Some(Cluster { nodes, zookeeper, network: Some(network) }.started())
+        Some(Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: Some(network) }.started())
     }
 
     fn started(mut self) -> Cluster {

@@ -290,7 +290,7 @@ impl Supervisor {
         }
         if let Some(request) = &self.front {
             if let CoordRequest::Bootstrap { want, .. } = request {
-                let (path, entry) = session.own_entry(&want.leader.id).await?;
+                let (path, entry) = session.entry_of_founder(&want.leader.id).await?;
                 if let Some(entry) = entry {
                     self.ensemble.check_is_one(&path, &entry).await?;
                 }

@@ -164,10 +164,13 @@ impl Session {
         let _ = self.events.send(event);
     }
 
-    /// Where a node's entry stands, and what it holds; read after a `sync`.
-    pub async fn own_entry(&self, id: &NodeId) -> Result<(String, Option<Vec<u8>>), CoordError> {
+    /// Where the entry of a node stands that is about to create `/state`, and what it holds; nothing if somebody has created it. Read after a `sync`.
+    pub async fn entry_of_founder(&self, id: &NodeId) -> Result<(String, Option<Vec<u8>>), CoordError> {
         self.sync().await?;
         let path = self.paths.node(id);
+        if self.exists(&self.paths.state()).await? {
+            return Ok((path, None));
+        }
         let found = self.get(&path).await?;
         Ok((path, found.map(|(bytes, _)| bytes)))
     }
