@@ -27,7 +27,7 @@ fn mixed(builds: [Option<&PathBuf>; 3]) -> Option<Cluster> {
         node.process.set_binary(build.cloned());
         node.process.start();
     }
-    let cluster = Cluster { nodes, zookeeper, network: None };
+    let cluster = Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: None };
     cluster.wait_until_whole();
     Some(cluster)
 }
