@@ -522,6 +522,27 @@ fn connections_that_say_nothing_keep_no_supervisor_out() {
 }
 
 #[test]
+fn the_sentinel_port_is_registered_and_a_sentinel_answers_there() {
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let service = InProcess::new();
+    let start = |name| Server::start(Options { sentinel_listen: Some(free), ..options(name, &service) }).unwrap();
+    let servers = ["n1", "n2"].map(start);
+    eventually("a leader and a replica", || {
+        servers[0].node().role() == Role::Leader && servers[1].node().role() == Role::Replica
+    });
+    let [first, second] = servers.each_ref().map(|server| server.sentinel_addr().expect("it has one"));
+    let role = ask(first, b"ROLE\r\n");
+    assert!(role.starts_with("*2\r\n$8\r\nsentinel\r\n*1\r\n"), "{role}");
+    assert!(ask(servers[0].client_addr(), b"ROLE\r\n").starts_with("*3\r\n$6\r\nmaster\r\n"));
+    assert!(ask(first, b"GET k\r\n").starts_with("-ERR unknown command 'GET'"));
+    let cluster = role.rsplit("\r\n").nth(1).expect("the name of the master");
+    let others = ask(first, &command(&[b"SENTINEL", b"SENTINELS", cluster.as_bytes()]));
+    assert!(others.contains(&format!("\r\n{}\r\n", second.port())), "{others}");
+    // It shares the bound of clients, and tells what it is at the port that it was asked at.
+    assert!(ask(first, b"INFO server\r\n").contains(&format!("tcp_port:{}\r\n", first.port())));
+}
+
+#[test]
 fn what_is_published_reaches_who_listens_at_every_node() {
     let servers = trio(&InProcess::new());
     let mut listeners: Vec<TcpStream> = servers.iter().map(|server| connect(server.client_addr())).collect();

@@ -25,6 +25,21 @@ fn defaults() -> Config {
 }
 
 #[test]
+fn a_sentinel_port_has_a_face_and_a_port_of_its_own() {
+    for (file, wanted) in [
+        ("sentinel: {listen: \"0.0.0.0:26379\"}", "set sentinel.advertise to a host:port"),
+        ("sentinel: {advertise: \"h:26379\"}", "sentinel.advertise is set and sentinel.listen is not"),
+        ("sentinel: {listen: \"127.0.0.1:6379\"}", "listen and sentinel.listen are both on port 6379"),
+        ("sentinel: {listen: 26379}", "want IP:PORT"),
+    ] {
+        let errors = resolve(file, &[]).unwrap_err();
+        assert!(errors.contains(wanted) && errors.lines().count() == 1, "{file}: {errors}");
+    }
+    let config = resolve("sentinel: {listen: \"0.0.0.0:26379\", advertise: \"kv-1:26379\"}", &[]).unwrap();
+    assert_eq!(config.sentinel_advertise.as_deref(), Some("kv-1:26379"));
+}
+
+#[test]
 fn a_connect_string_that_can_be_read_in_two_ways_is_an_error_of_its_key_with_what_to_write() {
     let errors = resolve("zookeeper: {connect: \"a:1/x,b:1/x\"}", &[]).unwrap_err();
     assert!(errors.starts_with("f.yml: zookeeper.connect: \"a:1/x,b:1/x\": want host:port,host:port"), "{errors}");
