@@ -1,5 +1,7 @@
 //! Every bound in one place, with what happens when it is reached.
 
+use super::ids::Offset;
+
 /// Longest bulk string a client may send, in bytes (512 MiB, as in Redis). Beyond: protocol error, connection closed.
 pub const BULK_BYTES_MAX: usize = 512 << 20;
 /// Longest value that commands may build, in bytes. Beyond: `-ERR string exceeds maximum allowed size (proto-max-bulk-len)`.
@@ -44,6 +46,8 @@ pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
 pub const HELLO_MS: u64 = 5_000;
 /// Open links on which no hello was said yet. Beyond: the one that waits longest is closed for the newest.
 pub const STRANGERS_MAX: usize = 64;
+/// Highest offset that a peer may speak of; no log gets there. Beyond: the link is closed.
+pub const OFFSET_MAX: Offset = Offset(1 << 62);
 /// Epochs remembered in the epoch table; a peer that is further behind resyncs fully.
 pub const EPOCHS_MAX: usize = 1_000;
 /// How long a command waits for an election, a lease or an acknowledgement before a definite error or a close, in ms.

@@ -54,6 +54,19 @@ pub(super) struct Halted {
     pub adoptable: bool,
 }
 
+/// Confirmed reads of `/state` and the directory that this node has asked for. One is under way at most, whoever asks for it: each costs round
+/// trips to the coordination service that an election may be waiting for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ConfirmedRead {
+    /// None is under way.
+    #[default]
+    Idle,
+    /// One is.
+    UnderWay,
+    /// One is, and somebody has asked since it began: another one follows it.
+    Again,
+}
+
 /// For so long a loss that is not proven is told as a warning: somebody may be about to come back.
 const UNPROVEN_MS: u64 = 10_000;
 
@@ -95,6 +108,7 @@ impl Keeper {
             CoordEvent::NameTaken { holder } => self.lose_name(now, holder, fx),
             CoordEvent::State(read) => self.on_state(now, read, fx),
             CoordEvent::Unreadable { reason } => {
+                self.confirmed(fx);
                 if std::mem::take(&mut self.wipe_confirming) {
                     self.wipe_due = Some(now.boot.plus_ms(HOLD_MS));
                 }
@@ -107,6 +121,9 @@ impl Keeper {
                     )));
                 }
                 (self.nodes, self.unreadable) = (nodes, unreadable);
+                if confirmed {
+                    self.confirmed(fx);
+                }
                 if self.known.is_none() && (confirmed || self.role == Role::Joining) {
                     self.found_if_absent(now, fx);
                 }
@@ -156,6 +173,23 @@ impl Keeper {
             fx.push(Notice::info(format!("cluster settings in force: {shared:?}")));
             self.pulse.lock().set_periods(shared.heartbeat_ms, shared.lease_ms, shared.promise_ms);
             self.shared = shared;
+        }
+    }
+
+    /// Asks for a confirmed read of `/state` and the directory that begins after this.
+    pub(super) fn confirm(&mut self, fx: &mut Effects) {
+        if self.confirmed_read == ConfirmedRead::Idle {
+            fx.push(Effect::coord(CoordRequest::Confirm));
+            self.confirmed_read = ConfirmedRead::UnderWay;
+        } else {
+            self.confirmed_read = ConfirmedRead::Again;
+        }
+    }
+
+    /// A confirmed read is back.
+    fn confirmed(&mut self, fx: &mut Effects) {
+        if std::mem::take(&mut self.confirmed_read) == ConfirmedRead::Again {
+            self.confirm(fx);
         }
     }
 
@@ -344,7 +378,7 @@ impl Keeper {
         }
         self.loss_check_at = now.boot.plus_ms(HOLD_MS);
         if self.may_prove_loss() || self.may_fall_back(now) {
-            fx.push(Effect::coord(CoordRequest::Confirm));
+            self.confirm(fx);
         }
         if let Some(text) = self.unproven_loss()
             && self.told.is_due(now.boot, &text, UNPROVEN_MS)
@@ -481,7 +515,7 @@ impl Keeper {
                 if read.confirmed {
                     self.halt_over(now, "/state is gone from the coordination service", InPlace::Nothing, fx);
                 } else {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
+                    self.confirm(fx);
                 }
             } else if read.confirmed && self.role == Role::Starting {
                 self.role = Role::Joining;
@@ -511,7 +545,7 @@ impl Keeper {
                 );
                 self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
             } else {
-                fx.push(Effect::coord(CoordRequest::Confirm));
+                self.confirm(fx);
             }
             return;
         }
@@ -529,7 +563,7 @@ impl Keeper {
                 self.halt_over(now, &text, InPlace::Other { state: Box::new(state), version }, fx);
             } else {
                 // An unconfirmed one may just be late: a confirmed one tells.
-                fx.push(Effect::coord(CoordRequest::Confirm));
+                self.confirm(fx);
             }
             return;
         }
@@ -621,14 +655,14 @@ impl Keeper {
                 // Whatever won, or whether there is still anything to win: the next attempt waits for a confirmed read of it.
                 self.stand_after = now.boot.plus_ms(self.shared.promise_ms);
                 if self.known.is_some() {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
+                    self.confirm(fx);
                 }
                 if self.leading.is_some() {
                     self.step_down(now, "a foreign change won over ours", fx);
                 } else if self.known.is_some() {
                     self.follow_known(now, fx);
                 } else {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
+                    self.confirm(fx);
                 }
             }
         }
@@ -736,12 +770,17 @@ impl Keeper {
         }
     }
 
+    /// When the read is to be asked for that a wipe rests on: one that begins after it was planned.
+    pub(super) fn wipe_confirms_at(&self) -> Option<Boot> {
+        let idle = !self.wipe_confirming && self.pending.is_none() && self.confirmed_read == ConfirmedRead::Idle;
+        self.wipe_due.filter(|_| idle && self.halted.is_none())
+    }
+
     /// Asks for a confirmed read of `/state` when one is due.
     pub(super) fn keep_wiping(&mut self, now: Now, fx: &mut Effects) {
-        let due = self.wipe_due.is_some_and(|at| now.boot >= at) && self.halted.is_none();
-        if due && !self.wipe_confirming && self.pending.is_none() {
+        if self.wipe_confirms_at().is_some_and(|at| now.boot >= at) {
             self.wipe_confirming = true;
-            fx.push(Effect::coord(CoordRequest::Confirm));
+            self.confirm(fx);
         }
     }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
-use crate::base::ids::{ConnId, DatasetId, Epoch, LinkId, Offset};
-use crate::base::limits::{APPLY_BYTES_PER_TURN, PREFETCH_GROUP};
+use crate::base::ids::{ConnId, DatasetId, Epoch, LinkId, Offset, Position};
+use crate::base::limits::{APPLY_BYTES_PER_TURN, OFFSET_MAX, PREFETCH_GROUP};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
@@ -13,6 +13,7 @@ use crate::replication::snapshot::Intake;
 use crate::replication::wire::{self, Ack, AppendHead, ChunkHead, Mode, Welcome, WireError, Wish};
 use crate::store::{KeyHash, Mutation, mutations};
 
+use super::links::Link;
 use super::{Effect, Effects, Keeper, Notice, new_store};
 
 /// First pause before the leader is dialled again, ms; doubles up to [`REDIAL_MS_MAX`].
@@ -196,12 +197,15 @@ impl Keeper {
     pub(super) fn on_welcome(
         &mut self,
         now: Now,
+        link: LinkId,
         epoch: Epoch,
         w: &Welcome,
         fx: &mut Effects,
     ) -> Result<(), WireError> {
         let refuse = |text: String| Err(WireError(text));
-        let Some(f) = &mut self.following else { return refuse("welcome from a node that is not followed".into()) };
+        let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link)) else {
+            return refuse("a welcome from a node that is not followed".into());
+        };
         if f.welcomed || f.accepted {
             return refuse("a second welcome".into());
         }
@@ -209,7 +213,11 @@ impl Keeper {
             return refuse(format!("welcome to epoch {epoch}, /state confirmed {}", f.epoch));
         }
         let leader = f.leader.id.clone();
+        let token = u128::from_be_bytes(wire::unhex16(&w.token)?);
         match w.mode {
+            Mode::Full(Position { offset, .. }) | Mode::Truncate(offset) if offset > OFFSET_MAX => {
+                return refuse(format!("a welcome at {offset}, which is no offset of a log"));
+            }
             Mode::Full(_) if self.dataset.is_some() => return refuse("full resync for a copy that holds data".into()),
             Mode::Stream | Mode::Truncate(_) if self.dataset != Some(w.dataset) => {
                 return refuse(format!("welcome to dataset {}, this copy holds {:?}", w.dataset, self.dataset));
@@ -244,7 +252,6 @@ impl Keeper {
                 self.invalidate_all(now, fx);
             }
         }
-        let token = u128::from_be_bytes(wire::unhex16(&w.token)?);
         let f = self.following.as_mut().expect("just seen");
         f.welcomed = true;
         f.confirms = w.confirms;
@@ -261,9 +268,10 @@ impl Keeper {
     pub(super) fn on_registered(&mut self, fx: &mut Effects) {
         let ready = self.is_registered();
         let Some(f) = self.following.as_mut().filter(|f| f.welcomed && !f.accepted && ready) else { return };
+        let Some(link) = f.link else { return };
         (f.accepted, f.lost) = (true, false);
         f.pause_ms = REDIAL_MS;
-        let (epoch, link) = (f.epoch, f.link.expect("a welcome came on a link"));
+        let epoch = f.epoch;
         self.send(link, wire::accept(epoch), fx);
         if cfg!(feature = "next-version") {
             self.send(link, wire::ask(epoch, Wish::Other), fx);
@@ -297,7 +305,10 @@ impl Keeper {
         fx: &mut Effects,
     ) -> Result<bool, WireError> {
         if epoch < self.highest && !self.config.rules.leaves_out(Rule::Fencing) {
-            self.send(link, wire::stale(self.highest), fx);
+            // Once is enough until that has left: a peer that does not read costs no memory.
+            if self.links.get(&link).is_some_and(Link::is_silent) {
+                self.send(link, wire::stale(self.highest), fx);
+            }
             return Ok(false);
         }
         let Some(f) = self.following.as_mut().filter(|f| f.link == Some(link) && f.accepted && f.epoch == epoch) else {
@@ -359,12 +370,6 @@ impl Keeper {
     }
 
     fn take_entries(&mut self, head: &AppendHead, body: Bytes) -> Result<(), WireError> {
-        let all = entries(&body, head.first, head.count).map_err(WireError)?;
-        for entry in &all {
-            if let Some(Err(e)) = mutations(&entry.mutations).find(Result::is_err) {
-                return Err(WireError(format!("entry {}: {e}", entry.offset)));
-            }
-        }
         let end = self.log.end();
         let prev = Offset(head.first.0.wrapping_sub(1));
         let last_epoch = self.log.last().epoch;
@@ -376,6 +381,12 @@ impl Keeper {
         }
         if prev == end && self.log.epoch_of(end).is_some_and(|e| e != head.prev_epoch) {
             return Err(WireError(format!("entry {prev} is of epoch {}, ours of {last_epoch}", head.prev_epoch)));
+        }
+        let all = entries(&body, head.first, head.count).map_err(WireError)?;
+        for entry in &all {
+            if let Some(Err(e)) = mutations(&entry.mutations).find(Result::is_err) {
+                return Err(WireError(format!("entry {}: {e}", entry.offset)));
+            }
         }
         // A block that was in part received before: what is there is known to be equal.
         let known = (end.0 - prev.0) as usize;

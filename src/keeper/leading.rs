@@ -578,6 +578,7 @@ impl Keeper {
                 && f.whole
                 && !f.leaving
                 && !known.state.names(&member)
+                && self.is_in_directory(&member)
                 && (held >= f.floor && f.matched >= f.floor || rules.leaves_out(Rule::SnapshotFloor))
                 && f.marks.front().is_none_or(|(_, sent)| now.boot.ms_since(*sent) < 100)
                 && self.log.bytes_after(f.matched) <= LEARNER_LAG_BYTES

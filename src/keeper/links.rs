@@ -11,17 +11,18 @@ use bytes::Bytes;
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, Epoch, LinkId, Offset};
 use crate::base::limits::{
-    FRAME_BYTES_MAX, HELLO_MS, LINK_BYTES_PER_TURN, PUBLISHED_BYTES_MAX, PUBLISHED_BYTES_PER_TURN, STRANGERS_MAX,
+    FRAME_BYTES_MAX, HELLO_MS, LINK_BYTES_PER_TURN, OFFSET_MAX, PUBLISHED_BYTES_MAX, PUBLISHED_BYTES_PER_TURN,
+    STRANGERS_MAX,
 };
 use crate::base::rules::Rule;
 use crate::base::segments::Segments;
-use crate::cluster::coordinator::CoordRequest;
+use crate::cluster::state::Member;
 use crate::cluster::version::{NEWEST, too_old};
 use crate::replication::log::Log;
 use crate::replication::resync::{Resync, View, decide};
 use crate::replication::wire::{
-    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, NOVELTY, PUBLISH, Reason, Refused,
-    SURE, Welcome, WireError,
+    self, AppendHead, Assembler, ChunkHead, END, FIRST, Frame, Hello, LAST, Mode, NOVELTY, PUBLISH, PublishHead,
+    Reason, Refused, SURE, Welcome, WireError,
 };
 
 use super::leading::Follower;
@@ -75,6 +76,11 @@ impl Link {
     /// Whether data flows out on it.
     fn is_open(&self) -> bool {
         self.stream.as_ref().is_some_and(|s| s.open)
+    }
+
+    /// Whether nothing waits to be sent on it but what comes from the log.
+    pub fn is_silent(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     /// Whether it leads to a follower that takes what is published.
@@ -232,6 +238,11 @@ impl Keeper {
         }
     }
 
+    /// Whether the directory shows that node with that copy: nobody else is taken in.
+    pub(super) fn is_in_directory(&self, member: &Member) -> bool {
+        self.nodes.iter().any(|n| n.registration.id == member.id && n.registration.copy == member.copy)
+    }
+
     /// Puts a message, as frames, behind the others that wait for a link; `false` if too much waits there.
     pub(super) fn send_published(&mut self, link: LinkId, frames: &[Bytes], fx: &mut Effects) -> bool {
         let Some(l) = self.links.get_mut(&link).filter(|l| l.published.understood) else { return false };
@@ -274,63 +285,105 @@ impl Keeper {
     }
 
     fn take_frame(&mut self, now: Now, link: LinkId, frame: Frame, fx: &mut Effects) -> Result<(), WireError> {
-        let dialled = self.links[&link].accepted.is_none();
-        match (frame, dialled) {
-            (Frame::Challenge(nonce), true) => {
-                self.links.get_mut(&link).expect("looked up").challenge = Some(nonce);
-                self.say_hello(link, fx);
-            }
-            (Frame::Welcome(epoch, w), true) => {
-                self.check_welcome(link, &w)?;
-                self.on_welcome(now, epoch, &w, fx)?;
-            }
-            (Frame::Refused(highest, r), true) => self.on_refused(now, link, highest, &r, fx),
-            (Frame::Append(flags, head, body), true) => {
-                let body = self.join(link, flags, head.total, body)?;
-                self.on_append(now, link, &head, flags & SURE != 0, body, fx)?;
-            }
-            (Frame::Chunk(flags, head, body), true) => {
-                let body = self.join(link, flags, head.total, body)?;
-                self.on_chunk(now, link, &head, flags & END != 0, body, fx)?;
-            }
-            (Frame::Hello(hello), false) => {
-                let accepted = self.links.get_mut(&link).and_then(|l| l.accepted.as_mut());
-                accepted.expect("looked up").hello_by = None;
+        match self.links.get(&link) {
+            Some(l) if l.accepted.is_some() => self.take_from_follower(now, link, frame, fx),
+            Some(_) => self.take_from_leader(now, link, frame, fx),
+            None => Ok(()),
+        }
+    }
+
+    /// A frame on a link that was accepted. Until the other side has said who it is, and that is believed, it is not heard: whatever a
+    /// stranger says costs its link, and nothing else.
+    fn take_from_follower(&mut self, now: Now, link: LinkId, frame: Frame, fx: &mut Effects) -> Result<(), WireError> {
+        let (is_stranger, open) = match self.links.get(&link) {
+            // It was refused, and will hear of it.
+            Some(l) if l.closing => return Ok(()),
+            Some(l) => (l.stranger_until().is_some(), l.stream.as_ref().map(|s| s.open)),
+            None => return Ok(()),
+        };
+        match frame {
+            Frame::Hello(hello) if is_stranger => {
+                if let Some(accepted) = self.links.get_mut(&link).and_then(|l| l.accepted.as_mut()) {
+                    accepted.hello_by = None;
+                }
                 self.on_hello(now, link, &hello, fx);
             }
-            (Frame::Accept(epoch), false) => self.on_accept(now, link, epoch, fx),
-            (Frame::Publish(flags, head, body), _) if self.may_publish(link) => {
-                let published = &mut self.links.get_mut(&link).expect("looked up").published;
-                if let Some(body) = published.assembler.join(flags, head.total, body)? {
-                    self.on_published(now, link, &head, &body, fx)?;
-                }
-            }
-            (Frame::Resign(resign), true) => self.on_resign(now, link, &resign, fx),
-            (Frame::Ask(epoch, wish), false) => {
+            Frame::Hello(_) => return Err(WireError("a second hello".to_string())),
+            frame if is_stranger => return Err(unexpected("before the hello", &frame)),
+            Frame::Accept(epoch) if open == Some(false) => self.on_accept(now, link, epoch, fx),
+            frame if open != Some(true) => return Err(unexpected("before the accept", &frame)),
+            Frame::Publish(flags, head, body) => self.take_published(now, link, flags, &head, body, fx)?,
+            Frame::Ask(epoch, wish) => {
                 if self.leading.as_ref().is_some_and(|l| l.epoch == epoch) {
                     self.on_ask(now, link, wish, fx);
                 }
             }
-            (Frame::Ack(ack), false) => self.on_ack(now, link, &ack, fx),
-            (Frame::Stale(epoch), false) => {
+            Frame::Ack(ack) => self.on_ack(now, link, &ack, fx),
+            Frame::Stale(epoch) => {
                 // Never believed from a link: `/state` has to confirm it.
                 if epoch > self.highest {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
+                    self.confirm(fx);
                 }
             }
-            (frame, _) => return Err(WireError(format!("unexpected frame {frame:?}").chars().take(120).collect())),
+            frame => return Err(unexpected("after the accept", &frame)),
         }
         Ok(())
     }
 
-    fn join(&mut self, link: LinkId, flags: u8, total: u64, body: Bytes) -> Result<Option<Bytes>, WireError> {
-        self.links.get_mut(&link).expect("looked up").assembler.join(flags, total, body)
+    /// A frame on a link that was dialled.
+    fn take_from_leader(&mut self, now: Now, link: LinkId, frame: Frame, fx: &mut Effects) -> Result<(), WireError> {
+        let Some(l) = self.links.get_mut(&link) else { return Ok(()) };
+        let is_challenged = l.challenge.is_some();
+        match frame {
+            Frame::Challenge(nonce) if !is_challenged => {
+                l.challenge = Some(nonce);
+                self.say_hello(link, fx);
+            }
+            Frame::Challenge(_) => return Err(WireError("a second challenge".to_string())),
+            frame if !is_challenged => return Err(unexpected("before the challenge", &frame)),
+            Frame::Welcome(epoch, w) => {
+                self.check_welcome(link, &w)?;
+                self.on_welcome(now, link, epoch, &w, fx)?;
+            }
+            Frame::Refused(highest, r) => self.on_refused(now, link, highest, &r, fx),
+            Frame::Append(flags, head, body) => {
+                let body = l.assembler.join(flags, head.total, body)?;
+                self.on_append(now, link, &head, flags & SURE != 0, body, fx)?;
+            }
+            Frame::Chunk(flags, head, body) => {
+                let body = l.assembler.join(flags, head.total, body)?;
+                self.on_chunk(now, link, &head, flags & END != 0, body, fx)?;
+            }
+            Frame::Publish(flags, head, body) => self.take_published(now, link, flags, &head, body, fx)?,
+            Frame::Resign(resign) => self.on_resign(now, link, &resign, fx),
+            frame => return Err(unexpected("after the challenge", &frame)),
+        }
+        Ok(())
+    }
+
+    /// (A part of) something published.
+    fn take_published(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        flags: u8,
+        head: &PublishHead,
+        body: Bytes,
+        fx: &mut Effects,
+    ) -> Result<(), WireError> {
+        if !self.may_publish(link) {
+            return Err(WireError("something published by a node that neither leads nor follows here".to_string()));
+        }
+        let Some(l) = self.links.get_mut(&link) else { return Ok(()) };
+        match l.published.assembler.join(flags, head.total, body)? {
+            Some(body) => self.on_published(now, link, head, &body, fx),
+            None => Ok(()),
+        }
     }
 
     fn say_hello(&mut self, link: LinkId, fx: &mut Effects) {
         let secret = self.config.secret.as_deref();
-        let l = &self.links[&link];
-        let Some(challenge) = l.challenge else { return };
+        let Some((l, challenge)) = self.links.get(&link).and_then(|l| Some((l, l.challenge?))) else { return };
         let hello = Hello {
             cluster: self.config.cluster.clone(),
             group: 0,
@@ -350,7 +403,7 @@ impl Keeper {
     }
 
     fn check_welcome(&mut self, link: LinkId, w: &Welcome) -> Result<(), WireError> {
-        let l = self.links.get_mut(&link).expect("looked up");
+        let Some(l) = self.links.get_mut(&link) else { return Err(WireError("a welcome on no link".to_string())) };
         l.published.understood = knows_publish(&w.features);
         let challenge = l.challenge.unwrap_or_default();
         let wanted = wire::proof(self.config.secret.as_deref(), "welcome", &l.nonce, &challenge);
@@ -384,15 +437,19 @@ impl Keeper {
             return refuse(Reason::WrongCluster, format!("this is cluster {:?}, group 0", self.config.cluster));
         }
         let secret = self.config.secret.as_deref();
-        let mine = self.links[&link].nonce;
+        let Some((mine, token)) = self.links.get(&link).and_then(|l| Some((l.nonce, l.accepted.as_ref()?.token)))
+        else {
+            return refuse(Reason::NotLeader, "a hello on a link that is gone".to_string());
+        };
         let theirs = wire::unhex16(&hello.nonce).unwrap_or_default();
         if !wire::same_proof(&wire::proof(secret, "hello", &mine, &theirs), &hello.proof) {
             return refuse(Reason::WrongSecret, "replication.secret differs".to_string());
         }
         if hello.highest > self.highest && hello.dataset.is_some() && hello.dataset == self.dataset {
-            fx.push(Effect::coord(CoordRequest::Confirm));
+            self.confirm(fx);
             return refuse(Reason::NotLeader, format!("epoch {} is not known here yet", hello.highest));
         }
+        let is_registered = self.is_in_directory(&Member { id: hello.node.clone(), copy: hello.copy });
         let (Some(leading), Some(dataset), Some(known)) = (&mut self.leading, self.dataset, &self.known) else {
             return refuse(Reason::NotLeader, "this node does not lead".to_string());
         };
@@ -405,6 +462,10 @@ impl Keeper {
                 let reason = if cfg!(feature = "next-version") { Reason::Other } else { Reason::NotLeader };
                 return refuse(reason, "this leader is not ready yet".to_string());
             }
+            if !is_registered {
+                // The directory may just not have told yet: it asks again soon.
+                return refuse(Reason::Later, "the directory does not show this copy (yet)".to_string());
+            }
             // Who waits to end until somebody is filled makes nobody wait for it, and holds writes back.
             let waits = |(_, until): &&(u32, Boot)| now.boot < *until && !self.leaving;
             if let Some((times, _)) = leading.outrun.get(&hello.node).filter(waits) {
@@ -413,6 +474,7 @@ impl Keeper {
             }
             Mode::Full(self.log.last())
         } else {
+            check_history(hello).map_err(|text| Refused { reason: Reason::NotLeader, text })?;
             let mine = View { epochs: self.log.epochs(), last: self.log.last() };
             let theirs = View { epochs: &hello.epochs, last: hello.last };
             let decision = if hello.dataset == Some(dataset) {
@@ -460,7 +522,7 @@ impl Keeper {
         let former = follower.link.replace(link);
         // Newest wins: a link that serves an older copy of the same node belongs to a process that is gone.
         let older = leading.followers.iter().filter(|(c, f)| **c != hello.copy && f.node == hello.node);
-        let replaced: Vec<LinkId> = older.filter_map(|(_, f)| f.link).chain(former).collect();
+        let replaced: Vec<LinkId> = older.filter_map(|(_, f)| f.link).chain(former).filter(|id| *id != link).collect();
         let follower = leading.followers.get_mut(&hello.copy).expect("just made");
         follower.closed_at = None;
         follower.unheard = false;
@@ -470,7 +532,6 @@ impl Keeper {
         follower.chunks_since = full.then_some(now.boot);
         follower.may_succeed = false;
         follower.marks.clear();
-        let token = self.links[&link].accepted.as_ref().expect("a hello comes on an accepted link").token;
         self.pulse.lock().expect(token, hello.copy);
         fx.push(Notice::info(format!(
             "{} (copy {}) at {} joins: {}",
@@ -497,7 +558,9 @@ impl Keeper {
             self.hang_up(former, fx);
             self.follower_link_down(now, former);
         }
-        let l = self.links.get_mut(&link).expect("looked up");
+        let Some(l) = self.links.get_mut(&link) else {
+            return refuse(Reason::NotLeader, "the link is gone".to_string());
+        };
         l.published.understood = knows_publish(&hello.features);
         l.stream = Some(Stream {
             copy: hello.copy,
@@ -537,7 +600,7 @@ impl Keeper {
             Reason::FullResyncNeeded if highest == epoch => self.plan_wipe(now, &refused.text, fx),
             Reason::FullResyncNeeded | Reason::NotLeader => {
                 if highest > self.highest {
-                    fx.push(Effect::coord(CoordRequest::Confirm));
+                    self.confirm(fx);
                 }
             }
             Reason::StillNamed | Reason::Later | Reason::Other => {}
@@ -728,6 +791,24 @@ impl Published {
         }
         !self.frames.is_empty()
     }
+}
+
+fn unexpected(when: &str, frame: &Frame) -> WireError {
+    WireError(format!("{when} came an unexpected frame: {}", frame.name()))
+}
+
+/// Whether what a follower says of its log can be so: epochs and offsets ascend, up to the last entry.
+fn check_history(hello: &Hello) -> Result<(), String> {
+    let ascends = hello.epochs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
+    let starts = hello.epochs.first().is_none_or(|(_, first)| *first > Offset::ZERO);
+    let ends = hello.epochs.last().is_none_or(|(_, first)| *first <= hello.last.offset);
+    if ascends && starts && ends && hello.last.offset <= OFFSET_MAX && hello.executed <= OFFSET_MAX {
+        return Ok(());
+    }
+    Err(format!("a log that ends at {} cannot have this table of epochs: {:?}", hello.last, hello.epochs)
+        .chars()
+        .take(200)
+        .collect())
 }
 
 /// What this node can do beyond version 1 of the wire.

@@ -66,7 +66,7 @@ pub use report::Face;
 pub use session::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 
 use calls::Calls;
-use coordination::{Halted, InPlace, Pending};
+use coordination::{ConfirmedRead, Halted, InPlace, Pending};
 use following::Following;
 use hold::Holds;
 use latency::Latency;
@@ -264,6 +264,7 @@ pub struct Keeper {
     /// The copy has to be given up once a read of `/state` shows that nobody counts on it; the instant of the next attempt.
     wipe_due: Option<Boot>,
     wipe_confirming: bool,
+    confirmed_read: ConfirmedRead,
     /// No candidacy before, because an earlier one was lost.
     stand_after: Boot,
     /// When to look (again) whether all data are lost.
@@ -422,6 +423,7 @@ impl Keeper {
             pending: None,
             wipe_due: None,
             wipe_confirming: false,
+            confirmed_read: ConfirmedRead::Idle,
             stand_after: Boot(0),
             loss_check_at: now.boot.plus_ms(crate::base::limits::HOLD_MS),
             leaderless: None,
@@ -477,7 +479,7 @@ impl Keeper {
     /// The first requests: register this copy, then read `/state`.
     pub fn start(&mut self, _now: Now, fx: &mut Effects) {
         self.register(fx);
-        fx.push(Effect::coord(CoordRequest::Confirm));
+        self.confirm(fx);
     }
 
     /// What this node is at the moment.
@@ -541,7 +543,7 @@ impl Keeper {
         if let Some(following) = &self.following {
             at = at.min(following.retry_at);
         }
-        if let Some(due) = self.wipe_due.filter(|_| !self.wipe_confirming) {
+        if let Some(due) = self.wipe_confirms_at() {
             at = at.min(due);
         }
         if let Some((due, _)) = self.closings.last() {

@@ -26,7 +26,7 @@ use sha2::Sha256;
 
 use crate::base::clock::Wall;
 use crate::base::ids::{CopyId, DatasetId, Epoch, HashKey, NodeId, Offset, Position};
-use crate::base::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::base::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, OFFSET_MAX};
 
 /// Wire version of this build; peers of another version are refused by name.
 pub const VERSION: u8 = 1;
@@ -383,6 +383,31 @@ pub enum Frame {
     Publish(u8, PublishHead, Bytes),
 }
 
+impl Frame {
+    /// What it is called in error texts.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Frame::Open => "open",
+            Frame::PulseHello(_) => "pulse hello",
+            Frame::Challenge(_) => "challenge",
+            Frame::Hello(_) => "hello",
+            Frame::Welcome(..) => "welcome",
+            Frame::Refused(..) => "refused",
+            Frame::Accept(_) => "accept",
+            Frame::Append(..) => "append",
+            Frame::Chunk(..) => "chunk",
+            Frame::Ack(_) => "ack",
+            Frame::Stale(_) => "stale",
+            Frame::Beat(_) => "beat",
+            Frame::Echo(_) => "echo",
+            Frame::Resign(_) => "resign",
+            Frame::Ask(..) => "ask",
+            Frame::Publish(..) => "publish",
+        }
+    }
+}
+
 /// What an incoming connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -606,6 +631,10 @@ impl Reader<'_> {
     fn u64(&mut self) -> Result<u64, WireError> {
         Ok(u64::from_le_bytes(self.take()?))
     }
+    fn offset(&mut self) -> Result<Offset, WireError> {
+        let offset = Offset(self.u64()?);
+        if offset > OFFSET_MAX { wrong(format!("offset {offset} is not one of a log")) } else { Ok(offset) }
+    }
     fn u128(&mut self) -> Result<u128, WireError> {
         Ok(u128::from_le_bytes(self.take()?))
     }
@@ -652,9 +681,9 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
                 epoch,
                 entry_epoch: Epoch(r.u64()?),
                 prev_epoch: Epoch(r.u64()?),
-                first: Offset(r.u64()?),
+                first: r.offset()?,
                 count: r.u32()?,
-                acked: Offset(r.u64()?),
+                acked: r.offset()?,
                 sent_at: r.u64()?,
                 clock: Wall(r.u64()?),
                 total: r.u64()?,
@@ -666,9 +695,9 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
                 epoch,
                 from: r.u64()?,
                 upto: r.u64()?,
-                as_of: Offset(r.u64()?),
+                as_of: r.offset()?,
                 keys: r.u32()?,
-                acked: Offset(r.u64()?),
+                acked: r.offset()?,
                 sent_at: r.u64()?,
                 clock: Wall(r.u64()?),
                 total: r.u64()?,
@@ -678,8 +707,8 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
         Kind::Ack => Frame::Ack(Ack {
             epoch,
             copy: CopyId(r.u128()?),
-            matched: Offset(r.u64()?),
-            applied: Offset(r.u64()?),
+            matched: r.offset()?,
+            applied: r.offset()?,
             sent_at: r.u64()?,
             clock: Wall(r.u64()?),
             promise_ms: r.u32()?,
@@ -689,7 +718,7 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
         Kind::Beat => Frame::Beat(Beat { epoch, sent_at: r.u64()? }),
         Kind::Resign => Frame::Resign(Resign {
             epoch,
-            last: Position { epoch: Epoch(r.u64()?), offset: Offset(r.u64()?) },
+            last: Position { epoch: Epoch(r.u64()?), offset: r.offset()? },
             leaving: r.take::<1>()? != [0],
         }),
         Kind::Ask => match r.take::<1>()? {

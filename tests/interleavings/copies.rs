@@ -132,6 +132,8 @@ pub fn i14_a_joiner_sent_to_a_deposed_leader_by_a_stale_read_counts_for_nothing_
     world.told_all(3);
     world.step(3);
     world.run(20);
+    world.told_of_nodes(0);
+    world.run(300);
     assert!(world.told(3, "full resync from n0 begins") && leads(&world, 0), "the deposed leader took it on");
     let half = world.keeper(3).me().copy;
     world.run(300);

@@ -57,6 +57,7 @@ pub fn i03_a_copy_whose_addition_the_leader_never_learns_leads_with_every_acknow
     world.run_until("n2 is out", 100, |w| w.in_sync() == 2);
     world.unserve(&[0]);
     world.start(2);
+    world.told_of_nodes(0);
     world.run_until("n0 wants n2 in", 500, |w| w.wants(0) == Some(Why::Expand));
     world.lands(0);
     let knows = world.keeper(0).known_state().is_some_and(|(s, _)| s.names(world.keeper(2).me()));
@@ -88,6 +89,7 @@ pub fn i03_a_copy_whose_addition_the_leader_never_learns_is_needed_for_its_lease
     world.run_until("n2 is out", 100, |w| w.in_sync() == 2);
     world.unserve(&[0]);
     world.start(2);
+    world.told_of_nodes(0);
     world.run_until("n0 wants n2 in", 500, |w| w.wants(0) == Some(Why::Expand));
     world.lands(0);
     world.run(60);

@@ -332,7 +332,8 @@ impl Node {
     #[must_use]
     pub fn on(host: &Host, name: &str, zookeeper: &str, more: &[&str]) -> Node {
         let addrs = [6379, 16379, 8081, 26379].map(|port| SocketAddr::from((host.ip, port)));
-        let mut node = Node::listening(name, addrs, zookeeper, more);
+        let more = [more, &["--set", "replication.open=true"]].concat();
+        let mut node = Node::listening(name, addrs, zookeeper, &more);
         node.process.host = Some(host.clone());
         node
     }

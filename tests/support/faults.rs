@@ -10,6 +10,8 @@
 //!   expire(0), kill(0), haunt(…)     sessions that end; what a dead process had asked for takes effect
 //! ```
 
+use std::collections::VecDeque;
+
 use datakeeper::cluster::coordinator::{CoordEvent, CoordRequest, StateRead};
 use datakeeper::cluster::state::{ClusterState, Why};
 use datakeeper::keeper::Event;
@@ -125,6 +127,17 @@ impl World {
     /// One of them is told what it was not told yet, and still gets no answers.
     pub fn told_all(&mut self, i: usize) {
         for event in self.untold.remove(&i).unwrap_or_default() {
+            self.event(i, Event::Coord(Box::new(event)));
+        }
+    }
+
+    /// One of them is told what changed in the directory, and nothing else.
+    pub fn told_of_nodes(&mut self, i: usize) {
+        let untold = self.untold.remove(&i).unwrap_or_default();
+        let (nodes, rest): (VecDeque<_>, VecDeque<_>) =
+            untold.into_iter().partition(|event| matches!(event, CoordEvent::Nodes { .. }));
+        self.untold.insert(i, rest);
+        for event in nodes {
             self.event(i, Event::Coord(Box::new(event)));
         }
     }

@@ -163,6 +163,15 @@ impl Given {
         }
     }
 
+    /// The value as yes or no.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        match self {
+            Given::Yaml(value) => value.as_bool(),
+            Given::Typed(text) => text.parse().ok(),
+        }
+    }
+
     /// The value as a number of bytes: a whole number, or one with a unit as in `64MB` (10^6) or `1GiB` (2^30).
     #[must_use]
     pub fn size(&self) -> Option<u64> {

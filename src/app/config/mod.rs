@@ -84,6 +84,7 @@ const KEYS: &[Key] = &[
     open("replication.backlog_bytes"),
     secret("replication.secret"),
     open("replication.secret_file"),
+    open("replication.open"),
     open("admin.listen"),
     open("sentinel.listen"),
     open("sentinel.advertise"),
@@ -341,6 +342,8 @@ pub struct Replication {
     pub backlog_bytes: u64,
     /// What nodes prove to each other that they know; none: links are open.
     pub secret: Option<Secret>,
+    /// Links may be open where other machines can connect.
+    pub open: bool,
 }
 
 /// Limits on data.
@@ -480,6 +483,12 @@ impl Config {
         self.replication.advertise.clone().unwrap_or_else(|| bound.to_string())
     }
 
+    /// Whether other machines can connect where nodes do, and need not prove anything.
+    fn has_open_links(&self) -> bool {
+        let clustered = self.coordination == Coordination::Zookeeper;
+        clustered && !self.replication.listen.ip().is_loopback() && self.replication.secret.is_none()
+    }
+
     /// What is allowed but probably not meant, one sentence each; logged at start and printed by `check-config`.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -487,8 +496,7 @@ impl Config {
         if !self.listen.ip().is_loopback() && self.password.is_none() {
             warnings.push(format!("listen {}: other machines can connect and auth.password is not set", self.listen));
         }
-        let clustered = self.coordination == Coordination::Zookeeper;
-        if clustered && !self.replication.listen.ip().is_loopback() && self.replication.secret.is_none() {
+        if self.has_open_links() {
             let listen = self.replication.listen;
             warnings.push(format!(
                 "replication.listen {listen}: other machines can connect and replication.secret is not set"
@@ -561,6 +569,7 @@ impl Config {
             "replication.max_staleness_ms" => max_staleness_ms.into(),
             "replication.backlog_bytes" => backlog_bytes.into(),
             "replication.secret" => return hidden(&self.replication.secret),
+            "replication.open" => self.replication.open.into(),
             "admin.listen" => self.admin_listen.to_string().into(),
             "sentinel.listen" => or_null(&self.sentinel_listen.map(|addr| addr.to_string())),
             "sentinel.advertise" => or_null(&self.sentinel_advertise),
@@ -673,6 +682,7 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
             max_staleness_ms: reader.number("replication.max_staleness_ms", 0..=86_400_000, 0),
             backlog_bytes: reader.bytes("replication.backlog_bytes", 16 << 10..=1 << 40, 64 << 20),
             secret: secret_of(reader, "replication.secret", "replication.secret_file"),
+            open: reader.read("replication.open", "true or false", false, Given::boolean),
         },
         admin_listen: address(reader, "admin.listen", 8081),
         sentinel_listen: reader.read("sentinel.listen", IP_PORT, None, |given| given.text()?.parse().ok().map(Some)),
@@ -754,6 +764,15 @@ fn check(reader: &mut Reader, sources: &Sources, config: &Config) {
             );
             reader.conflict(&[listen], reason);
         }
+    }
+    const OPEN: &[&str] = &["replication.listen", "replication.secret", "replication.secret_file", "replication.open"];
+    if config.has_open_links() && !config.replication.open && !sources.local && !reader.any_refused(OPEN) {
+        let reason = format!(
+            "replication.listen {}: other machines can connect, and whoever does gets all data: set replication.secret to the same on \
+             all nodes, or replication.open to true if nobody but the nodes reaches that address",
+            config.replication.listen
+        );
+        reader.conflict(OPEN, reason);
     }
     let mut ports = vec![
         ("listen", config.listen),

@@ -196,6 +196,23 @@ fn an_address_that_nobody_can_connect_to_needs_an_advertised_one() {
 }
 
 #[test]
+fn links_that_other_machines_reach_need_a_secret_or_the_word_that_they_are_open() {
+    let errors = resolve("replication: {listen: '10.0.0.1:16379'}\n", &[]).unwrap_err();
+    assert!(
+        errors.starts_with("f.yml: replication.listen: replication.listen 10.0.0.1:16379: other machines"),
+        "{errors}"
+    );
+    assert!(errors.contains("set replication.secret") && errors.contains("replication.open to true"), "{errors}");
+    assert!(resolve("replication: {listen: '10.0.0.1:16379', secret: s3cret}\n", &[]).is_ok());
+    let config = resolve("replication: {listen: '10.0.0.1:16379', open: true}\n", &[]).unwrap();
+    assert_eq!(config.warnings().len(), 1, "it is said all the same: {:?}", config.warnings());
+    assert!(resolve("", &["--set replication.listen=10.0.0.1:16379", "--set replication.open=true"]).is_ok());
+    assert!(resolve("coordination: embedded\nreplication: {listen: '10.0.0.1:16379'}\n", &[]).is_ok());
+    let errors = resolve("replication: {open: perhaps}\n", &[]).unwrap_err();
+    assert!(errors.contains("want true or false"), "{errors}");
+}
+
+#[test]
 fn two_faces_on_one_port_are_refused() {
     let errors = resolve("", &["--listen 127.0.0.1:16379"]).unwrap_err();
     assert_eq!(errors, "--listen 127.0.0.1:16379: listen and replication.listen are both on port 16379");

@@ -22,6 +22,7 @@ use crate::cluster::coordinator::{CoordEvent, CoordRequest};
 pub mod claim;
 pub mod in_process;
 pub mod model;
+pub mod queue;
 pub mod zookeeper;
 
 /// Where a coordinator's events go. Not bounded: a node causes a handful of events per fault, and none in steady state.
@@ -31,7 +32,7 @@ pub type Events = UnboundedSender<CoordEvent>;
 /// One node's access to the coordination service. Dropping it is as good as the death of the process: the session is closed
 /// where that costs no time, and expires otherwise.
 pub trait Coordinator: Send + 'static {
-    /// Queues a request; never blocks. Requests are carried out in order, each until its answer is known.
+    /// Queues a request; never blocks. Requests are carried out in the order of [`queue`], each until its answer is known.
     fn submit(&self, request: CoordRequest);
 
     /// Closes the session, so that the live entry vanishes at once, and returns when it has, after 1 s at the latest. No event

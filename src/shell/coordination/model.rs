@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::claim::{Claim, Live, judge, same_process};
+use super::queue::Queue;
 use crate::base::ids::{ChangeId, CopyId, NodeId, RunId};
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::coordinator::{CasOutcome, CoordEvent, CoordRequest, StateRead};
@@ -375,13 +376,13 @@ pub enum Fate {
     AnswerLost,
 }
 
-/// One process's side of the service: requests in order, each until it is answered, across sessions. Make a new one for a new
-/// process.
+/// One process's side of the service: requests in the order of [`Queue`], each until it is answered, across sessions. Make a new one
+/// for a new process.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     session: Option<SessionId>,
     in_contact: bool,
-    queue: VecDeque<CoordRequest>,
+    queue: Queue,
     /// The latest registration that was carried out: repeated in every new session.
     registration: Option<Registration>,
 }
@@ -395,7 +396,7 @@ impl Client {
 
     /// Queues a request.
     pub fn submit(&mut self, request: CoordRequest) {
-        self.queue.push_back(request);
+        self.queue.push(request);
     }
 
     /// The session, which may be over already.
@@ -447,7 +448,7 @@ impl Client {
         if fate == Fate::AnswerLost {
             return Vec::new();
         }
-        if let Some(CoordRequest::Register(registration)) = self.queue.pop_front() {
+        if let Some(CoordRequest::Register(registration)) = self.queue.pop() {
             self.registration = Some(registration);
         }
         answers

@@ -6,7 +6,8 @@
 //!   stop ───────────────┘            └──────────────────────────────────────────────────┘
 //! ```
 //! * One task does everything, one ZooKeeper request at a time: a request behind another one would wait for Nagle's algorithm in
-//!   the client crate, and an election must not. Requests of the node go first, the node's own name next, changed parts last,
+//!   the client crate, and an election must not. Requests of the node go first (confirmed reads last among them, and given up for the
+//!   others at the next round trip: `queue.rs`), the node's own name next, changed parts last,
 //!   and a changed part costs at most two round trips before the next request is looked at.
 //! * It runs on a thread and a runtime of its own, so that a busy data path never delays it, and it never delays that.
 //! * A request stays in front until its answer is known, across disconnections and sessions (`requests.rs`).
@@ -25,6 +26,7 @@
 //!
 //! Not here: TLS and SASL (the crate has them; nothing asks for them yet), writing `/config` after bootstrap.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 use zookeeper_client as zk;
 
+use super::queue::Queue;
 use super::{CoordError, Coordinator, Events};
 use crate::base::jitter::Jitter;
 use crate::cluster::coordinator::{CoordEvent, CoordRequest};
@@ -126,6 +129,7 @@ impl ZooKeeper {
             paths,
             events,
             requests: requested,
+            queue: Queue::default(),
             front: None,
             name: Name::default(),
             is_down: false,
@@ -171,6 +175,8 @@ struct Supervisor {
     paths: Paths,
     events: Events,
     requests: mpsc::UnboundedReceiver<CoordRequest>,
+    /// What came from there and was not taken up yet.
+    queue: Queue,
     /// The request that is being carried out. Leaves only when its answer is known.
     front: Option<CoordRequest>,
     name: Name,
@@ -210,7 +216,7 @@ impl Supervisor {
     }
 
     async fn connect(&mut self) -> Result<Session, CoordError> {
-        let Supervisor { ensemble, paths, events, front, requests, .. } = self;
+        let Supervisor { ensemble, paths, events, front, requests, queue, .. } = self;
         let began = async {
             let client = ensemble.connect(&ensemble.hosts).await?;
             let mut session = Session::new(client.clone(), paths.clone(), ensemble.acls(), events.clone());
@@ -220,7 +226,7 @@ impl Supervisor {
         let (client, mut session) = tokio::select! {
             biased; // A session of its own is what the node needs most.
             began = began => began?,
-            never = work_elsewhere(ensemble, paths, events, front, requests) => match never {},
+            never = work_elsewhere(ensemble, paths, events, front, requests, queue) => match never {},
         };
         self.client = Some(client);
         info!(session = %session.id(), timeout = ?session.timeout(), "ZooKeeper session");
@@ -267,11 +273,11 @@ impl Supervisor {
                 zk::SessionState::SyncConnected => return Ok(()),
                 zk::SessionState::Disconnected => {
                     self.tell_down(&CoordError::Unknown("contact is lost".to_string()));
-                    let Supervisor { ensemble, paths, events, front, requests, .. } = self;
+                    let Supervisor { ensemble, paths, events, front, requests, queue, .. } = self;
                     let changed = tokio::select! {
                         biased; // As in `connect`.
                         changed = timeout(PATIENCE, session.state_changed()) => changed,
-                        never = work_elsewhere(ensemble, paths, events, front, requests) => match never {},
+                        never = work_elsewhere(ensemble, paths, events, front, requests, queue) => match never {},
                     };
                     if changed.is_err() {
                         return Err(CoordError::SessionOver(format!("no contact for {PATIENCE:?}")));
@@ -285,9 +291,7 @@ impl Supervisor {
     /// Does the most urgent thing there is, or waits until there is one.
     async fn step(&mut self, session: &mut Session) -> Result<(), CoordError> {
         session.take_fired();
-        if self.front.is_none() {
-            self.front = self.requests.try_recv().ok();
-        }
+        take_up(&mut self.front, &mut self.requests, &mut self.queue);
         if let Some(request) = &self.front {
             if let CoordRequest::Bootstrap { want, .. } = request {
                 let (path, entry) = session.entry_of_founder(&want.leader.id).await?;
@@ -295,19 +299,21 @@ impl Supervisor {
                     self.ensemble.check_is_one(&path, &entry).await?;
                 }
             }
+            let is_overtaken = overtaken(&mut self.requests, &mut self.queue);
             let done = match patience(request) {
-                None => session.carry_out(request, &mut self.name).await,
+                None => session.carry_out(request, &mut self.name, &is_overtaken).await,
                 Some(patience) => tokio::select! {
                     biased; // The own session is the cheaper one.
-                    done = session.carry_out(request, &mut self.name) => done,
-                    () = async {
+                    done = session.carry_out(request, &mut self.name, &is_overtaken) => done,
+                    done = async {
                         sleep(patience).await;
-                        elsewhere(&self.ensemble, &self.paths, &self.events, request).await;
-                    } => Ok(()),
+                        elsewhere(&self.ensemble, &self.paths, &self.events, request, &is_overtaken).await
+                    } => Ok(done),
                 },
             };
-            done?;
-            self.front = None;
+            if done? {
+                self.front = None;
+            }
         } else if self.name.is_due() {
             session.claim(&mut self.name).await?;
         } else if let Some(part) = session.changed_part() {
@@ -316,7 +322,7 @@ impl Supervisor {
         } else {
             tokio::select! {
                 biased; // As above: requests first.
-                Some(request) = self.requests.recv() => self.front = Some(request),
+                Some(request) = self.requests.recv() => self.queue.push(request),
                 contact_changed = session.wait() => {
                     if contact_changed {
                         self.name.look_again();
@@ -384,20 +390,32 @@ fn patience(request: &CoordRequest) -> Option<Duration> {
     }
 }
 
-/// Carries a request out by a session with whichever server answers first, however often that takes.
-async fn elsewhere(ensemble: &Ensemble, paths: &Paths, events: &Events, request: &CoordRequest) {
+/// Carries a request out by a session with whichever server answers first, however often that takes; `false` if it was put off.
+async fn elsewhere(
+    ensemble: &Ensemble,
+    paths: &Paths,
+    events: &Events,
+    request: &CoordRequest,
+    is_overtaken: &impl Fn() -> bool,
+) -> bool {
     let mut pause_ms = PAUSE_MS.0;
     loop {
+        if *request == CoordRequest::Confirm && is_overtaken() {
+            return false;
+        }
         let done = async {
             let client = ensemble.connect_to_first().await?;
             let mut session = Session::new(client, paths.clone(), ensemble.acls(), events.clone());
             // It registers nobody, so it has no name.
-            let done = session.carry_out(request, &mut Name::default()).await;
+            let done = session.carry_out(request, &mut Name::default(), is_overtaken).await;
             session.close();
             done
         };
         match done.await {
-            Ok(()) => return debug!("ZooKeeper: a request was carried out by a second session"),
+            Ok(done) => {
+                debug!("ZooKeeper: a second session has carried a request out, or put it off: {done}");
+                return done;
+            }
             Err(error) => debug!("ZooKeeper: a second session was of no use: {error}"),
         }
         sleep(Duration::from_millis(pause_ms)).await;
@@ -412,17 +430,57 @@ async fn work_elsewhere(
     events: &Events,
     front: &mut Option<CoordRequest>,
     requests: &mut mpsc::UnboundedReceiver<CoordRequest>,
+    queue: &mut Queue,
 ) -> Infallible {
     loop {
-        if front.is_none() {
-            *front = requests.recv().await;
+        take_up(front, requests, queue);
+        let done = match front {
+            Some(request) if patience(request).is_some() => {
+                elsewhere(ensemble, paths, events, request, &overtaken(requests, queue)).await
+            }
+            // It waits for the session.
+            Some(_) => std::future::pending().await,
+            None => match requests.recv().await {
+                Some(request) => {
+                    queue.push(request);
+                    false
+                }
+                // The node is gone.
+                None => std::future::pending().await,
+            },
+        };
+        if done {
+            *front = None;
         }
-        match front {
-            Some(request) if patience(request).is_some() => elsewhere(ensemble, paths, events, request).await,
-            // It waits for the session; or the node is gone.
-            _ => std::future::pending().await,
-        }
+    }
+}
+
+/// Takes up what is to be carried out next, unless something is unanswered; a confirmed read is put off for anything else.
+fn take_up(front: &mut Option<CoordRequest>, requests: &mut mpsc::UnboundedReceiver<CoordRequest>, queue: &mut Queue) {
+    if *front == Some(CoordRequest::Confirm) {
         *front = None;
+        queue.push(CoordRequest::Confirm);
+    }
+    if front.is_none() {
+        fetch(requests, queue);
+        *front = queue.pop();
+    }
+}
+
+/// Tells whether something has come that goes before a confirmed read.
+fn overtaken(requests: &mut mpsc::UnboundedReceiver<CoordRequest>, queue: &mut Queue) -> impl Fn() -> bool {
+    let waiting = RefCell::new((requests, queue));
+    move || {
+        let (requests, queue) = &mut *waiting.borrow_mut();
+        fetch(requests, queue);
+        queue.is_urgent()
+    }
+}
+
+/// Moves what the node has asked for to the queue.
+fn fetch(requests: &mut mpsc::UnboundedReceiver<CoordRequest>, queue: &mut Queue) {
+    while let Ok(request) = requests.try_recv() {
+        queue.push(request);
     }
 }
 

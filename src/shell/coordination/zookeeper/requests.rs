@@ -63,11 +63,16 @@ impl Name {
 }
 
 impl Session {
-    /// Carries a request out and tells its answer.
+    /// Carries a request out and tells its answer; `false` if it was put off, because something more urgent waits.
     ///
     /// # Errors
     /// The answer is not known yet: call again, in this session or the next.
-    pub async fn carry_out(&mut self, request: &CoordRequest, name: &mut Name) -> Result<(), CoordError> {
+    pub async fn carry_out(
+        &mut self,
+        request: &CoordRequest,
+        name: &mut Name,
+        is_overtaken: &impl Fn() -> bool,
+    ) -> Result<bool, CoordError> {
         match request {
             CoordRequest::Register(registration) => {
                 if name.wanted.as_ref() != Some(registration) {
@@ -75,13 +80,14 @@ impl Session {
                     name.holder_told = None;
                 }
                 name.is_told = false;
-                self.claim(name).await
+                self.claim(name).await?;
             }
-            CoordRequest::Confirm => self.confirm().await,
-            CoordRequest::Bootstrap { want, config } => self.bootstrap(want, config).await,
-            CoordRequest::Cas { expect, want, nodes } => self.compare_and_set(*expect, want, nodes).await,
-            CoordRequest::SetConfig { id, from, to } => self.set_config(*id, from, to).await,
+            CoordRequest::Confirm => return self.confirm(is_overtaken).await,
+            CoordRequest::Bootstrap { want, config } => self.bootstrap(want, config).await?,
+            CoordRequest::Cas { expect, want, nodes } => self.compare_and_set(*expect, want, nodes).await?,
+            CoordRequest::SetConfig { id, from, to } => self.set_config(*id, from, to).await?,
         }
+        Ok(true)
     }
 
     /// Brings the own entry and live entry to what is wanted, or finds that the name is somebody else's. The judgement always
@@ -130,7 +136,7 @@ impl Session {
                 }
                 Claim::Taken { holder } => {
                     // `/state` first: perhaps all of this was set back, and then that is what has to be said.
-                    self.confirm().await?;
+                    self.confirm(&|| false).await?;
                     name.held = Some(zxid);
                     self.tell(CoordEvent::NameTaken { holder });
                 }
@@ -200,17 +206,17 @@ impl Session {
         }
     }
 
-    async fn confirm(&mut self) -> Result<(), CoordError> {
+    async fn confirm(&mut self, is_overtaken: &impl Fn() -> bool) -> Result<bool, CoordError> {
         self.sync().await?;
         let state = decode_state(self.get(&self.paths.state()).await?);
-        let directory = self.read_directory().await?;
+        let Some(directory) = self.read_directory(is_overtaken).await? else { return Ok(false) };
         self.tell(match state {
             Ok(CoordEvent::State(read)) => CoordEvent::State(StateRead { confirmed: true, ..read }),
             Ok(event) => event,
             Err(reason) => CoordEvent::Unreadable { reason },
         });
         self.tell(directory);
-        Ok(())
+        Ok(true)
     }
 
     /// Both nodes in one transaction, so that the settings are those of the node that won.

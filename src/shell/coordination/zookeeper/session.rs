@@ -395,10 +395,16 @@ impl Session {
         });
     }
 
-    /// Reads the whole directory at once, in order of node id, without watches.
-    pub(super) async fn read_directory(&mut self) -> Result<CoordEvent, CoordError> {
+    /// Reads the whole directory at once, in order of node id, without watches; nothing if something more urgent comes meanwhile.
+    pub(super) async fn read_directory(
+        &mut self,
+        is_overtaken: &impl Fn() -> bool,
+    ) -> Result<Option<CoordEvent>, CoordError> {
         let mut directory = BTreeMap::new();
         for id in self.children(false).await? {
+            if is_overtaken() {
+                return Ok(None);
+            }
             let entry = self.get(&self.paths.node(&id)).await?.map(|found| decode_entry(&id, &found));
             let live = self.get(&self.paths.live(&id)).await?.map(|(bytes, _)| decode_live(&id, &bytes));
             directory.insert(id, Seen { entry, live });
@@ -406,7 +412,7 @@ impl Session {
         let event = directory_event(&directory, true);
         // Newer than what the watches have told so far; parts without a watch are found when the watch on the children fires.
         self.directory = directory;
-        Ok(event)
+        Ok(Some(event))
     }
 }
 
