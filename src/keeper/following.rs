@@ -318,7 +318,7 @@ impl Keeper {
         f.sent_at = f.sent_at.max(sent_at);
         f.ahead = f.ahead.min(i128::from(now.boot.0) - i128::from(sent_at));
         self.heard_clock = self.heard_clock.max(clock);
-        self.pulse.lock().grant(now, epoch, sent_at);
+        self.pulse.lock().grant(now, epoch);
         Ok(true)
     }
 

@@ -58,8 +58,8 @@ pub struct Pulse {
     signs: BTreeMap<CopyId, Sign>,
     /// Member: no candidacy before this.
     promised: Boot,
-    /// Member: the latest clock of the leader's that it was sent.
-    latest_sent_at: u64,
+    /// Member: how long it promised when it last heard the leader, ms. What it says of its promise is this, whatever the period is by now.
+    granted_ms: u64,
     rules: LeftOut,
 }
 
@@ -83,7 +83,7 @@ impl Pulse {
             tokens: BTreeMap::new(),
             signs: BTreeMap::new(),
             promised: Boot(0),
-            latest_sent_at: 0,
+            granted_ms: 0,
             rules: LeftOut::default(),
         }
     }
@@ -147,20 +147,20 @@ impl Pulse {
         self.promised
     }
 
-    /// Member: a frame of the leader of `epoch` arrived, with its clock. Returns whether it is promised and may be answered.
-    pub fn grant(&mut self, now: Now, epoch: Epoch, sent_at: u64) -> bool {
+    /// Member: a frame of the leader of `epoch` arrived. Returns whether it is promised and may be answered.
+    pub fn grant(&mut self, now: Now, epoch: Epoch) -> bool {
         if self.mode != Mode::Following(epoch) {
             return false;
         }
         self.promised = self.promised.max(now.boot.plus_ms(self.promise_ms));
-        self.latest_sent_at = sent_at;
+        self.granted_ms = self.promise_ms;
         true
     }
 
     /// What a member puts into acks and echoes as its promise, ms.
     #[must_use]
     pub fn promise_ms(&self) -> u32 {
-        self.promise_ms.min(u64::from(u32::MAX)) as u32
+        self.granted_ms.min(u64::from(u32::MAX)) as u32
     }
 
     /// Leader: lets the holder of `token` open a pulse connection for that copy.
@@ -243,7 +243,7 @@ impl Pulse {
         let Frame::Beat(b) = wire::decode(&Bytes::copy_from_slice(frame))? else {
             return Err(WireError("not a beat".to_string()));
         };
-        let granted = self.grant(now, b.epoch, b.sent_at);
+        let granted = self.grant(now, b.epoch);
         let echo = Echo { epoch: b.epoch, copy: self.copy, sent_at: b.sent_at, promise_ms: self.promise_ms() };
         Ok(granted.then(|| wire::echo(&echo)))
     }
@@ -289,6 +289,24 @@ mod tests {
         let beat = leader.beat(at(1_000)).unwrap();
         assert_eq!(member.heard(at(1_001), strip(&beat)), Ok(None));
         assert_eq!(member.promised(), before);
+    }
+
+    #[test]
+    fn a_promise_that_was_made_longer_counts_once_it_was_given() {
+        let (mut leader, mut member) = pair();
+        let beat = leader.beat(at(1_000)).unwrap();
+        member.heard(at(1_001), strip(&beat)).unwrap();
+        for pulse in [&mut leader, &mut member] {
+            pulse.set_periods(200, 1_600, 2_000);
+        }
+        // An acknowledgement that was due anyway says what the member has promised so far.
+        leader.sign(at(1_002), Epoch(3), CopyId(2), at(1_000).boot.0, member.promise_ms());
+        assert_eq!(leader.lease_until(CopyId(2)), at(1_400).boot);
+        assert!(leader.lease_until(CopyId(2)) <= member.promised());
+        let beat = leader.beat(at(1_200)).unwrap();
+        let echo = member.heard(at(1_201), strip(&beat)).unwrap().unwrap();
+        leader.echoed(at(1_202), 77, strip(&echo)).unwrap();
+        assert_eq!((leader.lease_until(CopyId(2)), member.promised()), (at(2_800).boot, at(3_201).boot));
     }
 
     #[test]

@@ -179,7 +179,12 @@ impl World {
                 }
                 self.count(fault);
                 let min_in_sync = self.dice.pick(&[MinInSync::Auto, MinInSync::Count(1), MinInSync::Count(2)]);
-                let config = ClusterConfig { min_in_sync, ..self.setup.config.clone() };
+                // What was promised and leased by one set of periods is still counted on when another is in force.
+                let (heartbeat_ms, suspect_ms, lease_ms, promise_ms) =
+                    self.dice.pick(&[(50, 250, 400, 500), (20, 100, 160, 200), (100, 400, 800, 1_000)]);
+                let periods =
+                    ClusterConfig { heartbeat_ms, suspect_ms, lease_ms, promise_ms, ..self.setup.config.clone() };
+                let config = ClusterConfig { min_in_sync, ..periods };
                 self.service.model.set_config(config);
                 self.spread_notices();
             }
