@@ -101,6 +101,46 @@ fn watch(node: SocketAddr, process: &Process, stop: &AtomicBool, pings: &AtomicU
     (slowest, most)
 }
 
+/// How long a transaction of so many BITCOUNTs of `key` takes, which holds the lock for all of it.
+fn count_bits(client: &mut Client, times: usize) -> Duration {
+    let began = Instant::now();
+    let words = |i| match i {
+        0 => vec!["MULTI"],
+        i if i == times + 1 => vec!["EXEC"],
+        _ => vec!["BITCOUNT", "bits"],
+    };
+    let requests: Vec<Vec<&str>> = (0..times + 2).map(words).collect();
+    let replies = client.pipeline(&requests);
+    assert!(matches!(replies.last(), Some(Reply::Array(counts)) if counts.len() == times), "{:?}", replies.last());
+    began.elapsed()
+}
+
+#[test]
+fn a_transaction_that_holds_the_lock_for_seconds_deposes_nobody() {
+    let _alone = alone();
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    let (leader, _) = cluster.roles();
+    let mut client = leader.client();
+    client.set_patience(Duration::from_secs(30));
+    assert_eq!(client.call("SETBIT bits 268435455 1"), Reply::Integer(0));
+    let calm = Calm::now(&cluster);
+    let (mut times, mut long) = (8, 0);
+    // As often as it takes until two holds were as long as they should be: longer ones than five seconds are another matter.
+    for _ in 0..12 {
+        let took = count_bits(&mut client, times);
+        assert!(took < Duration::from_secs(5), "the machine is too slow for this test: {took:?}");
+        calm.assert_still(&cluster);
+        long += usize::from(took >= Duration::from_secs(2));
+        if long == 2 {
+            break;
+        }
+        let scale = 3.0 / took.as_secs_f64().max(0.01);
+        times = (times as f64 * scale.min(8.0)) as usize;
+    }
+    assert_eq!(long, 2, "no hold lasted for two seconds");
+    cluster.finish(&[]);
+}
+
 #[test]
 fn hostile_clients_harm_nobody() {
     let _alone = alone();

@@ -176,6 +176,54 @@ fn links_that_say_no_hello_are_closed_and_keep_no_node_out() {
 }
 
 #[test]
+fn a_command_that_holds_the_lock_for_four_seconds_deposes_nobody() {
+    for held in [0, 1] {
+        let mut world = three();
+        world.held.insert(held);
+        world.run(4_000);
+        assert_eq!((world.role(0), world.state().epoch.0), (Role::Leader, 1), "n{held}: {:#?}", world.notices());
+        world.held.clear();
+        world.run_until("all in sync", 3_000, |w| w.in_sync() == 3);
+        assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+        let notices = world.notices();
+        assert!(!notices.iter().any(|n| n.contains("standing for") || n.contains("nothing")), "{notices:#?}");
+        assert_eq!((world.role(0), world.state().epoch.0), (Role::Leader, 1));
+    }
+}
+
+#[test]
+fn a_link_that_is_silent_beside_pulses_is_given_up_after_five_seconds() {
+    let mut world = three();
+    world.held.insert(1);
+    let silent = |w: &World, by| w.notices().iter().any(|n| n.contains(by));
+    let took = world.run_until("n0 closes it", 6_000, |w| silent(w, "nothing acknowledged for 5000 ms"));
+    assert!((4_900..5_200).contains(&took), "{took} ms");
+    world.held.clear();
+    world.run_until("it is in sync again", 3_000, |w| w.in_sync() == 3);
+    assert_eq!(world.state().epoch.0, 1);
+}
+
+#[test]
+fn a_link_that_is_dialled_anew_keeps_the_pulse_and_one_that_is_not_heard_loses_it() {
+    let mut world = three();
+    let link = *world.nodes[1].as_ref().unwrap().links.keys().next().unwrap();
+    let pulse = |w: &World| w.nodes[1].as_ref().unwrap().pulse_to;
+    let former = pulse(&world);
+    assert!(former.is_some());
+    world.close(1, link);
+    world.event(1, datakeeper::keeper::Event::LinkDown { link, reason: "a break".to_string() });
+    assert_eq!(pulse(&world), former, "it goes on while the link is dialled");
+    world.run_until("another link, and its pulse", 200, |w| pulse(w).is_some() && pulse(w) != former);
+    world.run(100);
+    // Nothing that n1 says arrives: n0 lets it go, so that no promise is renewed that n0 cannot use.
+    world.stop(1, 0);
+    world.stop(2, 0);
+    let elected = |w: &World| [1, 2].into_iter().any(|i| w.role(i) == Role::Leader);
+    let took = world.run_until("another leader", 2_000, elected);
+    assert!(took <= 1_000, "{took} ms");
+}
+
+#[test]
 fn when_every_holder_has_restarted_empty_the_cluster_starts_over_loudly_and_not_before() {
     let mut world = three();
     for i in 0..3 {

@@ -34,7 +34,7 @@ pub const TRANSACTION_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 /// Most keys that one connection may watch. Beyond: an error.
 pub const WATCHED_KEYS_MAX: usize = 64 << 10;
 /// Payload of one replication frame at most, in bytes; longer messages go in parts. A link on which no frame is completed within
-/// two promise periods counts as dead, so this over that time is the slowest link that works (64 KiB/s with the defaults).
+/// two promise periods counts as dead unless pulses are heard, so this over that time is the slowest link that works (64 KiB/s with the defaults).
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Header allowance on top of a frame's payload: what the length-delimited reader accepts at most.
 pub const FRAME_HEADER_BYTES_MAX: usize = 256;
@@ -42,6 +42,9 @@ pub const FRAME_HEADER_BYTES_MAX: usize = 256;
 pub const MESSAGE_BYTES_MAX: usize = TRANSACTION_BYTES_MAX + VALUE_BYTES_MAX + (64 << 20);
 /// Bytes put on one link per turn of its writer, so that the lock is held briefly.
 pub const LINK_BYTES_PER_TURN: usize = 1 << 20;
+/// A link on which nothing comes for so long is closed although the pulses of the other side are heard, ms. Beside that, a node whose lock is held is
+/// not deaf: its pulses go on for as long. The kernel, too, gives a connection up by then.
+pub const LINK_SILENT_MS: u64 = 5_000;
 /// Whoever opened a link has this long to say hello, ms. Then the link is closed.
 pub const HELLO_MS: u64 = 5_000;
 /// Open links on which no hello was said yet. Beyond: the one that waits longest is closed for the newest.

@@ -305,19 +305,19 @@ impl Keeper {
     /// be gone. Who leaves an election, a pause or WAIT has given up: what it sent is not to be executed long after.
     #[must_use]
     pub fn goes_on_soon(&self, conn: ConnId) -> bool {
-        self.confirming.contains_key(&conn) || self.behind.contains_key(&conn) || !self.waiting.contains_key(&conn)
+        self.confirming.contains_key(&conn) || self.behind.contains_key(&conn) || !self.waiting.contains(conn)
     }
 
     /// Something changed that waiting commands may have waited for: each is tried again.
     pub(super) fn resume_waiting(&mut self, fx: &mut Effects) {
-        fx.extend(std::mem::take(&mut self.waiting).into_keys().map(Effect::Resume));
+        fx.extend(self.waiting.take().map(Effect::Resume));
     }
 
     /// Acknowledgements moved: commands that count them are tried again.
     pub(super) fn resume_blocked(&mut self, fx: &mut Effects) {
         if !self.blocked.is_empty() {
             for conn in std::mem::take(&mut self.blocked) {
-                if self.waiting.remove(&conn).is_some() {
+                if self.waiting.remove(conn) {
                     fx.push(Effect::Resume(conn));
                 }
             }
@@ -328,7 +328,7 @@ impl Keeper {
     pub(super) fn wait_deadline(&self) -> Option<Boot> {
         let held = self.holds.oldest().map(|since| since.plus_ms(HOLD_MS));
         let held = held.map(|at| at.max(self.leading.as_ref().map_or(Boot(0), |l| l.progress.plus_ms(HOLD_MS))));
-        self.waiting.values().min().copied().into_iter().chain(held).min()
+        self.waiting.deadline().into_iter().chain(held).min()
     }
 
     /// Ends the waits that have lasted too long: waiting commands are tried a last time, and connections with replies whose
@@ -337,13 +337,9 @@ impl Keeper {
         if self.wait_deadline().is_none_or(|at| now.boot < at) {
             return;
         }
-        self.waiting.retain(|conn, until| {
-            let over = now.boot >= *until;
-            if over {
-                fx.push(Effect::Resume(*conn));
-            }
-            !over
-        });
+        while let Some(conn) = self.waiting.pop_due(now.boot) {
+            fx.push(Effect::Resume(conn));
+        }
         let stuck = self.leading.as_ref().is_none_or(|l| now.boot >= l.progress.plus_ms(HOLD_MS));
         if stuck && now.boot.0 > HOLD_MS * 1_000_000 {
             let late = self.holds.take_older(Boot(now.boot.0 - HOLD_MS * 1_000_000 + 1));

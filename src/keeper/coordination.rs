@@ -741,7 +741,7 @@ impl Keeper {
         // Whoever resigned with something unacknowledged owes its clients what any deposed leader does.
         let resigned = leading.handover.as_ref().is_some_and(|h| h.sent.is_some() && h.whole);
         if !resigned {
-            self.waiting.clear();
+            self.waiting = super::Waits::default();
             fx.push(Effect::CloseClients);
         }
         let links: Vec<_> = self.links.keys().copied().collect();

@@ -106,7 +106,7 @@ impl Keeper {
                 trusted: false,
             };
         };
-        self.waiting.remove(&conn);
+        self.waiting.remove(conn);
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
         if self.pause.is_some()

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{ConnId, DatasetId, Epoch, LinkId, Offset, Position};
-use crate::base::limits::{APPLY_BYTES_PER_TURN, OFFSET_MAX, PREFETCH_GROUP};
+use crate::base::limits::{APPLY_BYTES_PER_TURN, LINK_SILENT_MS, OFFSET_MAX, PREFETCH_GROUP};
 use crate::base::rules::Rule;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
@@ -55,6 +55,8 @@ pub(super) struct Following {
     pub confirms: bool,
     /// The link on which data flowed broke, and no other was made since.
     pub lost: bool,
+    /// Since when there is no link to it although its pulses may be heard.
+    lost_since: Option<Boot>,
     /// When to dial (again).
     pub retry_at: Boot,
     pause_ms: u64,
@@ -98,6 +100,7 @@ impl Keeper {
             heard: now.boot,
             confirms: false,
             lost: false,
+            lost_since: None,
             retry_at: now.boot,
             pause_ms: REDIAL_MS,
         });
@@ -128,6 +131,10 @@ impl Keeper {
         if now.boot < f.retry_at {
             return;
         }
+        if f.lost_since.take_if(|at| now.boot >= at.plus_ms(LINK_SILENT_MS)).is_some() {
+            // A leader that cannot be followed is not promised anything for ever.
+            fx.push(Effect::PulseStop);
+        }
         if let Some(link) = f.link {
             // While there is a link this is the time to look whether it still says anything.
             let late = f.retry_at != Boot(0) && now.boot.ms_since(f.retry_at) > self.shared.suspect_ms;
@@ -135,13 +142,12 @@ impl Keeper {
                 // This node itself stood still: what the leader said meanwhile may still wait in the socket.
                 f.heard = now.boot;
             }
-            let mut heard = f.heard;
-            if f.welcomed && !f.accepted {
-                // Until what it will hold is registered the leader sends nothing here: its pulse is what shows that it lives.
-                let granted = self.pulse.lock().promised().0.saturating_sub(self.shared.promise_ms * 1_000_000);
-                heard = heard.max(Boot(granted));
-            }
-            let deaf_at = heard.plus_ms(self.shared.promise_ms * 2);
+            // A leader that executes a long command says nothing here meanwhile: its pulses are what shows that it lives. So it is until what this
+            // node will hold is registered, however long that takes.
+            let pulse = self.pulse.lock().leader_heard_at();
+            let waits = f.welcomed && !f.accepted;
+            let alone_until = if waits { Boot(u64::MAX) } else { f.heard.plus_ms(LINK_SILENT_MS) };
+            let deaf_at = f.heard.max(pulse).plus_ms(self.shared.promise_ms * 2).min(alone_until);
             f.retry_at = deaf_at;
             if now.boot >= deaf_at {
                 self.hang_up(link, fx);
@@ -185,9 +191,12 @@ impl Keeper {
             // Dialled again, and nobody leads there any more.
             self.pulse.lock().void_promise(now);
         }
+        if f.welcomed {
+            // The pulse connection stays: it shows whether the leader lives, and a new welcome puts another in its place.
+            f.lost_since = f.lost_since.or(Some(now.boot));
+        }
         (f.link, f.accepted, f.welcomed) = (None, false, false);
         f.retry_at = now.boot.plus_ms(f.pause_ms);
-        fx.push(Effect::PulseStop);
         if half {
             self.plan_wipe(now, "the full resync was interrupted", fx);
         }
@@ -254,6 +263,7 @@ impl Keeper {
         }
         let f = self.following.as_mut().expect("just seen");
         f.welcomed = true;
+        f.lost_since = None;
         f.confirms = w.confirms;
         f.heard = now.boot;
         let addr = self.nodes.iter().find(|n| n.registration.id == leader).map(|n| n.registration.repl_addr.clone());
@@ -471,7 +481,7 @@ impl Keeper {
             let shown = self.shown();
             let there: Vec<ConnId> =
                 self.behind.extract_if(.., |_, position| *position <= shown).map(|(conn, _)| conn).collect();
-            fx.extend(there.into_iter().filter(|conn| self.waiting.remove(conn).is_some()).map(Effect::Resume));
+            fx.extend(there.into_iter().filter(|conn| self.waiting.remove(*conn)).map(Effect::Resume));
         }
         let floor_counts = !self.config.rules.leaves_out(Rule::SnapshotFloor);
         let reached = |i: &Intake| !floor_counts || self.acked.min(self.applied) >= i.as_of();

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::base::clock::{Boot, Now, Wall};
 use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{
-    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LONE_BACKLOG_BYTES, LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES,
-    REFILL_MS, REFILL_MS_MAX, RETURN_MS, SLOW_MS,
+    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LINK_SILENT_MS, LONE_BACKLOG_BYTES, LONG_WAY_BYTES,
+    MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS, REFILL_MS_MAX, RETURN_MS, SLOW_MS,
 };
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
@@ -258,7 +258,7 @@ impl Keeper {
         let upto = self.earliest(Pulse::echoed_at);
         self.confirming.retain(|conn, asked| {
             let back = *asked < upto;
-            if back && self.waiting.remove(conn).is_some() {
+            if back && self.waiting.remove(*conn) {
                 fx.push(Effect::Resume(*conn));
             }
             !back
@@ -480,15 +480,25 @@ impl Keeper {
         let deaf = |(copy, f): (&CopyId, &Follower)| {
             let link = f.link?;
             let limit = if silent.contains(copy) { self.shared.suspect_ms } else { self.shared.promise_ms * 2 };
-            // Before it has registered what it will hold a follower has nothing to acknowledge: its pulse is what shows that it lives.
-            let pulse = if self.is_open(link) { None } else { self.pulse.lock().heard_at(*copy) };
-            (now.boot.ms_since(f.heard.max(pulse.unwrap_or(Boot(0)))) > limit).then_some((link, limit))
+            // A follower that applies something long acknowledges nothing meanwhile, nor does one before it has registered what it will hold: its
+            // pulse is what shows that it lives.
+            let is_unheard = now.boot.ms_since(self.heard(*copy, f)) > limit;
+            let is_dead = self.is_open(link) && now.boot.ms_since(f.heard) > LINK_SILENT_MS;
+            (is_unheard || is_dead).then_some((
+                link,
+                *copy,
+                if is_unheard { limit } else { LINK_SILENT_MS },
+                is_unheard,
+            ))
         };
-        let deaf: Vec<(LinkId, u64)> = leading.followers.iter().filter_map(deaf).collect();
-        for (link, limit) in deaf {
+        let deaf: Vec<(LinkId, CopyId, u64, bool)> = leading.followers.iter().filter_map(deaf).collect();
+        for (link, copy, limit, is_unheard) in deaf {
             fx.push(Notice::warn(format!("closing link {link}: nothing acknowledged for {limit} ms")));
+            if is_unheard {
+                self.pulse.lock().forget(copy);
+            }
             let followers = self.leading.as_mut().expect("leads").followers.values_mut();
-            followers.filter(|f| f.link == Some(link)).for_each(|f| f.unheard = true);
+            followers.filter(|f| f.link == Some(link)).for_each(|f| f.unheard = is_unheard);
             self.hang_up(link, fx);
             self.follower_link_down(now, link);
         }

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -34,6 +34,7 @@ mod session;
 mod slowlog;
 mod tracking;
 mod transaction;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +77,7 @@ use links::Link;
 use pubsub::PubSub;
 use session::Sessions;
 use slowlog::SlowLog;
+use waits::Waits;
 
 /// Pause between slices of background work while there is none that is due.
 const SWEEP_MS: u64 = 100;
@@ -294,7 +296,7 @@ pub struct Keeper {
     /// Whether a key that is read and not there is told.
     tells_misses: bool,
     /// Connections whose next command waits, and until when: for a role, a lease, room, or acknowledgements.
-    waiting: BTreeMap<ConnId, Boot>,
+    waiting: Waits,
     /// Those of them that count acknowledgements.
     blocked: BTreeSet<ConnId>,
     /// Connections whose reads wait until this node has applied up to a position.
@@ -441,7 +443,7 @@ impl Keeper {
             sentinel_told: Default::default(),
             tracking: tracking::Table::default(),
             tells_misses: false,
-            waiting: BTreeMap::new(),
+            waiting: Waits::default(),
             blocked: BTreeSet::new(),
             behind: BTreeMap::new(),
             confirming: BTreeMap::new(),
@@ -589,7 +591,7 @@ impl Keeper {
     /// The process ends: clients are told nothing, other nodes notice at once because the connections close.
     fn stop(&mut self, fx: &mut Effects) {
         self.stopping = true;
-        self.waiting.clear();
+        self.waiting = Waits::default();
         fx.push(Effect::CloseClients);
         fx.extend(self.links.keys().map(|link| Effect::Hangup(*link)));
     }

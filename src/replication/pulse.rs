@@ -58,6 +58,8 @@ pub struct Pulse {
     signs: BTreeMap<CopyId, Sign>,
     /// Member: no candidacy before this.
     promised: Boot,
+    /// Member: when it last heard the leader that it follows, on whatever connection.
+    heard: Boot,
     /// Member: how long it promised when it last heard the leader, ms. What it says of its promise is this, whatever the period is by now.
     granted_ms: u64,
     rules: LeftOut,
@@ -83,6 +85,7 @@ impl Pulse {
             tokens: BTreeMap::new(),
             signs: BTreeMap::new(),
             promised: Boot(0),
+            heard: Boot(0),
             granted_ms: 0,
             rules: LeftOut::default(),
         }
@@ -121,6 +124,7 @@ impl Pulse {
     pub fn follow(&mut self, now: Now, epoch: Epoch) {
         if self.mode != Mode::Following(epoch) {
             self.mode = Mode::Following(epoch);
+            self.heard = now.boot;
             self.promised = self.promised.max(now.boot.plus_ms(self.promise_ms));
         }
     }
@@ -153,8 +157,15 @@ impl Pulse {
             return false;
         }
         self.promised = self.promised.max(now.boot.plus_ms(self.promise_ms));
+        self.heard = now.boot;
         self.granted_ms = self.promise_ms;
         true
+    }
+
+    /// Member: when it last heard the leader that it follows, or began to follow it.
+    #[must_use]
+    pub fn leader_heard_at(&self) -> Boot {
+        self.heard
     }
 
     /// What a member puts into acks and echoes as its promise, ms.
@@ -167,6 +178,12 @@ impl Pulse {
     pub fn expect(&mut self, token: u128, copy: CopyId) {
         self.tokens.retain(|_, c| *c != copy);
         self.tokens.insert(token, copy);
+    }
+
+    /// Leader: that member is not heard. Its pulse connection is void, lest beats that do arrive there keep renewing a promise that is of no
+    /// use here.
+    pub fn forget(&mut self, copy: CopyId) {
+        self.tokens.retain(|_, c| *c != copy);
     }
 
     /// Leader: a member's echo or ack arrived.

@@ -9,7 +9,8 @@
 //! are ready run first and their entries leave in one write; the replica acknowledges alike, once per read. Bytes wait in the
 //! Keeper, not here: a peer that does not read costs one turn of [`LINK_BYTES_PER_TURN`] and the kernel's buffers.
 //!
-//! Not here: whether a peer is alive. The Keeper hangs up.
+//! Not here: whether a peer is alive. The Keeper hangs up; and so does the kernel, which needs no lock, when a peer answers nothing for
+//! [`LINK_SILENT_MS`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -29,7 +31,7 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 use super::node::Node;
 use crate::base::ids::LinkId;
-use crate::base::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, LINK_BYTES_PER_TURN};
+use crate::base::limits::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES_MAX, LINK_BYTES_PER_TURN, LINK_SILENT_MS};
 use crate::keeper::{Event, LinkPoll};
 use crate::replication::wire;
 
@@ -47,6 +49,19 @@ const _: () = assert!(LINK_BYTES_PER_TURN >= FRAME_BYTES_MAX);
 /// The framing of links and pulses.
 pub(super) fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX + FRAME_HEADER_BYTES_MAX).new_codec()
+}
+
+/// Has the kernel find out that a peer is gone: by probes while nothing is said, and by what is not acknowledged. As patient as the Keeper is with
+/// a link beside which pulses are heard: a peer whose lock is held reads nothing for a while, and lives.
+pub(super) fn watch(socket: &TcpStream) {
+    const PROBE: Duration = Duration::from_secs(1);
+    let socket = SockRef::from(socket);
+    let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
+    let set = socket.set_tcp_keepalive(&probes);
+    let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(Duration::from_millis(LINK_SILENT_MS))));
+    if let Err(error) = set {
+        tracing::warn!("the kernel will not tell when a peer of this connection is gone: {error}");
+    }
 }
 
 /// 16 bytes of the operating system's randomness.
@@ -148,6 +163,7 @@ pub(super) async fn run_accepted(node: Arc<Node>, mut accepted: UnboundedReceive
                 continue;
             }
         };
+        watch(&socket);
         let token = u128::from_le_bytes(random());
         let id = node.with_keeper(|keeper, now, effects| keeper.link_accepted(now, random(), token, effects));
         let link = node.links.open(id);
@@ -160,6 +176,7 @@ async fn connect(addr: &str) -> io::Result<TcpStream> {
     let dial = async {
         let mut socket = TcpStream::connect(addr).await?;
         socket.set_nodelay(true)?;
+        watch(&socket);
         socket.write_all(&wire::link_open()).await?;
         io::Result::Ok(socket)
     };

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::codec::Decoder;
 
 use super::clock;
-use super::links::{CONNECT_TIMEOUT, codec};
+use super::links::{CONNECT_TIMEOUT, codec, watch};
 use super::node::{Node, PulseTarget};
 use super::runtime::accept;
 use crate::replication::wire::{self, Opening};
@@ -42,11 +42,11 @@ const OPENING_BYTES_MAX: usize = 256;
 /// Pause before the leader's pulse port is dialled again: the first, doubled up to the last.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
 
-/// The incoming pulse connections, by a number of their own.
+/// The incoming pulse connections, by a number of their own, each with the token that it showed.
 #[derive(Default)]
 struct Followers {
     next: u64,
-    open: BTreeMap<u64, Rc<TcpStream>>,
+    open: BTreeMap<u64, (u128, Rc<TcpStream>)>,
 }
 
 /// Runs the pulses for as long as the node lives.
@@ -108,8 +108,10 @@ async fn beat(node: Arc<Node>, followers: Rc<RefCell<Followers>>) {
         if let Some(beat) = beat
             && !node.is_stuck(now.boot)
         {
-            for socket in followers.borrow().open.values().filter(|socket| !send(socket, &beat)) {
-                let _ = SockRef::from(&**socket).shutdown(Shutdown::Both); // its task sees the end and takes it out
+            for (token, socket) in followers.borrow().open.values() {
+                if !node.pulse.lock().opened(*token) || !send(socket, &beat) {
+                    let _ = SockRef::from(&**socket).shutdown(Shutdown::Both); // its task sees the end and takes it out
+                }
             }
         }
         next = (next + Duration::from_millis(heartbeat_ms.max(1))).max(Instant::now()); // a late beat is not made up for
@@ -130,11 +132,12 @@ async fn echoes(node: &Node, followers: &RefCell<Followers>, socket: TcpStream, 
     if let Some(beat) = node.pulse.lock().beat(clock::now()) {
         send(&socket, &beat); // the first at once: a new leader waits for its leases
     }
+    watch(&socket);
     let socket = Rc::new(socket);
     let id = {
         let followers = &mut *followers.borrow_mut();
         followers.next += 1;
-        followers.open.insert(followers.next, socket.clone());
+        followers.open.insert(followers.next, (token, socket.clone()));
         followers.next
     };
     let taken = |frame: &[u8]| node.pulse.lock().echoed(clock::now(), token, frame).map_err(|error| error.to_string());
@@ -167,6 +170,7 @@ async fn follow_one(node: &Node, to: &PulseTarget) {
         let connected = timeout(CONNECT_TIMEOUT, async {
             let mut socket = TcpStream::connect(&to.addr).await?;
             socket.set_nodelay(true)?;
+            watch(&socket);
             socket.write_all(&wire::pulse_hello(to.token)).await?;
             io::Result::Ok(socket)
         });

@@ -30,9 +30,10 @@ mod switches;
 mod transport;
 mod world;
 
+use crate::clock::MS;
 use crate::coverage::{REQUIRED, REQUIRED_OF_MANY};
 use crate::runner::{report, run, run_all};
-use crate::setup::Setup;
+use crate::setup::{Fault, Setup};
 
 /// Seeds of a usual run.
 const SEEDS: u64 = 200;
@@ -50,6 +51,21 @@ fn a_quiet_cluster_serves_and_stays_as_it_is() {
             panic!("{}", report(&setup, &failure));
         }
         assert!(verdict.coverage.of("entries acknowledged") > 100, "{}", verdict.coverage.report());
+    }
+}
+
+#[test]
+fn commands_that_hold_the_lock_for_up_to_three_seconds_depose_nobody() {
+    for seed in 0..4 {
+        let mut setup = Setup::calm(seed);
+        setup.faults = vec![(Fault::Busy, 1)];
+        (setup.fault_every, setup.fault_phase) = (2_000 * MS, 12_000 * MS);
+        let verdict = run(setup.clone(), false);
+        if let Some(failure) = verdict.failure {
+            panic!("{}", report(&setup, &failure));
+        }
+        let (busy, stood) = (verdict.coverage.of("fault: busy"), verdict.coverage.of("stood"));
+        assert!(busy > 0 && stood == 0, "seed {seed}: {busy} holds, {stood} candidates\n{}", run(setup, true).story);
     }
 }
 

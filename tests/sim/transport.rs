@@ -558,7 +558,12 @@ impl World {
                 .map(|(id, _)| (*id, 1))
                 .collect();
             for (conn, end) in conns {
-                self.put(conn, end, beat.clone());
+                let Seat::PulseIn(token) = self.conns[&conn].ends[end].seat else { continue };
+                if self.nodes[n].process.as_ref().is_some_and(|p| p.pulse.lock().opened(token)) {
+                    self.put(conn, end, beat.clone());
+                } else {
+                    self.close(conn, end);
+                }
             }
         }
         let wait = period.max(1) * MS + self.dice.below(MS);

@@ -107,6 +107,10 @@ pub struct World {
     pub uncoordinated: BTreeSet<usize>,
     /// Nodes whose process stands still.
     pub asleep: BTreeSet<usize>,
+    /// Nodes whose Keeper's lock is held by something long: it hears nothing, while their pulses go on.
+    pub held: BTreeSet<usize>,
+    /// What waits for it.
+    behind_lock: VecDeque<Parcel>,
     /// Connections that do not read.
     pub deaf: BTreeSet<ConnId>,
     /// Nodes whose requests the coordination service does not get to, and whom it does not tell anything.
@@ -158,6 +162,8 @@ impl World {
             bandwidth: BTreeMap::new(),
             uncoordinated: BTreeSet::new(),
             asleep: BTreeSet::new(),
+            held: BTreeSet::new(),
+            behind_lock: VecDeque::new(),
             deaf: BTreeSet::new(),
             unserved: BTreeSet::new(),
             untold: BTreeMap::new(),
@@ -384,6 +390,10 @@ impl World {
 
     /// A parcel reaches its process, if that still lives.
     pub fn arrive(&mut self, parcel: Parcel) {
+        if self.held.contains(&parcel.to) && matches!(parcel.what, What::Frame(..) | What::Down(_)) {
+            self.behind_lock.push_back(parcel);
+            return;
+        }
         let Parcel { from, to, process, what } = parcel;
         let now = self.now_of(to);
         let Some(node) = self.nodes[to].as_mut().filter(|n| n.process == process) else { return };
@@ -409,6 +419,9 @@ impl World {
 
     /// What waited and need not any more arrives, in order; what was dialled is answered.
     pub fn flush(&mut self) {
+        for parcel in std::mem::take(&mut self.behind_lock) {
+            self.arrive(parcel);
+        }
         let ways: Vec<(usize, usize)> = self.on_the_way.keys().copied().collect();
         for (from, to) in ways {
             while self.is_open(from, to)
@@ -578,7 +591,8 @@ impl World {
             for i in 0..self.nodes.len() {
                 let now = self.now_of(i);
                 let awake = |n: &&Node| n.keeper.next_deadline() <= now.boot;
-                if !self.asleep.contains(&i) && self.nodes[i].as_ref().filter(awake).is_some() {
+                let runs = !self.asleep.contains(&i) && !self.held.contains(&i);
+                if runs && self.nodes[i].as_ref().filter(awake).is_some() {
                     self.event(i, Event::Tick);
                 }
                 self.beat(i);
@@ -598,7 +612,8 @@ impl World {
         let Some(beat) = beat else { return };
         for j in 0..self.nodes.len() {
             let listens = self.nodes[j].as_ref().and_then(|n| Some((n.process, n.pulse_to.filter(|p| p.0 == i)?.1)));
-            if let Some((process, token)) = listens {
+            let opened = |token| self.nodes[i].as_ref().is_some_and(|n| n.pulse.lock().opened(token));
+            if let Some((process, token)) = listens.filter(|(_, token)| opened(*token)) {
                 self.send(i, Far { node: j, process, link: LinkId(0) }, What::Beat(token, beat.clone()));
             }
         }

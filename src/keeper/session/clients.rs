@@ -153,14 +153,14 @@ impl Keeper {
             i64::try_from(other.id) == Ok(id)
                 && other.last_command == "wait"
                 && blocked.contains(conn)
-                && waiting.contains_key(conn)
+                && waiting.contains(*conn)
         });
         let found = target.map(|(conn, other)| {
             other.unblocked = Some(how);
             conn
         });
         if let Some(conn) = found {
-            self.waiting.remove(&conn);
+            self.waiting.remove(conn);
             self.blocked.remove(&conn);
             fx.push(Effect::Resume(conn));
         }
@@ -254,7 +254,7 @@ impl Keeper {
             ('O', s.monitors),
             ('P', s.subscriptions.is_some()),
             ('x', s.transaction.is_some()),
-            ('b', self.waiting.contains_key(&conn)),
+            ('b', self.waiting.contains(conn)),
             tracks,
             broken,
             broadcast,

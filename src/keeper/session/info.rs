@@ -158,7 +158,7 @@ impl Keeper {
     }
 
     fn info_clients(&self, _now: Now, fields: &mut Fields) {
-        let blocked = self.blocked.iter().filter(|conn| self.waiting.contains_key(conn)).count();
+        let blocked = self.blocked.iter().filter(|conn| self.waiting.contains(**conn)).count();
         fields.put("connected_clients", self.sessions.len());
         fields.put("cluster_connections", self.links.len());
         fields.put("maxclients", self.config.clients_max);

@@ -373,7 +373,7 @@ impl Keeper {
             self.stop_tracking(conn, &mut session);
             self.forget_rewrite(&mut session);
         }
-        self.waiting.remove(&conn);
+        self.waiting.remove(conn);
         self.blocked.remove(&conn);
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
