@@ -54,6 +54,7 @@ fn allocations(commands: &[&[&[u8]]]) -> Vec<u64> {
             reply: Reply::new(&mut out, Protocol::Resp2),
             log: &mut log,
             clock: Wall(1_000),
+            wall_ahead_ms: 0,
             expire: true,
             first_key: None,
             chance: &mut chance,

@@ -249,9 +249,12 @@ impl Forger<'_> {
     fn pulse(&mut self) -> Bytes {
         let (epoch, sent_at) = (self.epoch(), self.clock());
         match self.rng.below(3) {
-            0 => wire::beat(&Beat { epoch, sent_at }),
+            0 => wire::beat(&Beat { epoch, sent_at, wall: Some((Wall(self.clock()), self.clock().cast_signed())) }),
             1 => wire::pulse_hello(u128::from(sent_at)),
-            _ => wire::echo(&Echo { epoch, copy: self.copy(), sent_at, promise_ms: u32::MAX }),
+            _ => {
+                let (copy, wall) = (self.copy(), Some(Wall(self.clock())));
+                wire::echo(&Echo { epoch, copy, sent_at, promise_ms: u32::MAX, wall })
+            }
         }
     }
 }

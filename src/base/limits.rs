@@ -123,6 +123,11 @@ pub const REFILL_MS_MAX: u64 = 60_000;
 /// A node that was told to end and holds the only copy of a cluster that had more waits so long for somebody to be filled, ms: the node that was
 /// restarted just before.
 pub const LAST_COPY_MS: u64 = 2_000;
+/// A wall clock that is farther than this from another one is wrong, or one of the two is, ms: it is told, and the node is the last to be handed the
+/// leadership.
+pub const CLOCK_FAR_MS: u64 = 1_000;
+/// Below this the clock for expiry and the wall clock count as the same, ms, so that what EXPIREAT was given is what EXPIRETIME tells.
+pub const CLOCK_NEAR_MS: u64 = 20;
 /// How long a leader that hands over waits for everything to be acknowledged before it gives that up and goes on, ms.
 pub const HANDOVER_MS: u64 = 500;
 /// A leader that handed over because its process ends closes idle clients; least and most time until then, ms. Elsewhere those who go on

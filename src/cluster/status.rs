@@ -45,6 +45,9 @@ pub struct Status {
     pub resets: u64,
     /// This node's contact with the coordination service.
     pub coordinator: CoordinatorStatus,
+    /// By how much the leader's wall clock is ahead of the clock by which keys expire, ms; 0 if that is next to nothing.
+    #[serde(default)]
+    pub wall_clock_ahead_ms: i64,
     /// What an operator should look at, one sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,

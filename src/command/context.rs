@@ -58,8 +58,10 @@ pub struct Ctx<'a, 'o> {
     pub reply: Reply<'o>,
     /// The entry that is being built: the mutations of this command, after those of the same transaction.
     pub log: &'a mut Segments,
-    /// The leader's clock at this command: what is expired, and what relative expiries are added to.
+    /// The clock for expiry at this command: what is expired, and what relative expiries are added to. It may not be what a watch shows.
     pub clock: Wall,
+    /// By how much the leader's wall clock is ahead of that one, ms: what absolute times of clients are by.
+    pub wall_ahead_ms: i64,
     /// On the leader: an expired key that is met is deleted by a logged mutation. Elsewhere it is only hidden.
     pub expire: bool,
     /// A key that is read and not there is noted.
@@ -167,6 +169,11 @@ impl<'o> Ctx<'_, 'o> {
     /// Deletes a key that exists.
     pub fn delete(&mut self, hash: KeyHash, key: &[u8], event: Event) {
         self.emit_hashed(hash, &Mutation::Delete { key, event });
+    }
+
+    /// A time of a client's, by a clock that is right, on the clock for expiry.
+    pub(super) fn expiry_at(&self, unix: Wall) -> Wall {
+        Wall(unix.0.saturating_add_signed(self.wall_ahead_ms.saturating_neg()))
     }
 
     /// Calls `f` with each key from argument 1 on, `step` arguments apart, and its place; buckets and entries are touched

@@ -151,7 +151,8 @@ fn restore(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError>
     };
     // As in Redis, a time that overflows lies in the past.
     let base = if options.absolute { 0 } else { ctx.clock.0.cast_signed() };
-    let expiry = (ttl > 0).then(|| Wall(u64::try_from(ttl.wrapping_add(base)).unwrap_or(0)));
+    let at = Wall(u64::try_from(ttl.wrapping_add(base)).unwrap_or(0));
+    let expiry = (ttl > 0).then(|| if options.absolute { ctx.expiry_at(at) } else { at });
     if expiry.is_none_or(|expiry| expiry > ctx.clock) {
         ctx.put(hash, key, value, expiry, Event::Restore);
         ctx.store.pretend_used(hash, key, options.idle_s, options.frequency);

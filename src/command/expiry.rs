@@ -1,7 +1,8 @@
 //! Expiry: when keys end.
 //!
-//! A key is gone at or after its expiry, an absolute Unix time in ms on the leader's clock. Commands with relative times are
-//! made absolute here, once, so that a replica never computes one. An expiry that has passed already deletes at once.
+//! A key is gone at or after its expiry, a time in ms on the clock for expiry (`base/clock.rs`). Commands with relative times are
+//! made absolute here, once, so that a replica never computes one. What a client says as a Unix time is meant by a clock that is right, as the leader's wall
+//! clock should be: it is what is left until then that counts, and so it is told again. An expiry that has passed already deletes at once.
 
 use std::cmp::Ordering;
 
@@ -93,11 +94,13 @@ fn pttl(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
 }
 
 fn expiretime(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    show(ctx, args, |expiry| rounded_seconds(expiry.0))
+    let ahead_ms = ctx.wall_ahead_ms;
+    show(ctx, args, |expiry| rounded_seconds(expiry.0.saturating_add_signed(ahead_ms)))
 }
 
 fn pexpiretime(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    show(ctx, args, |expiry| expiry.0)
+    let ahead_ms = ctx.wall_ahead_ms;
+    show(ctx, args, |expiry| expiry.0.saturating_add_signed(ahead_ms))
 }
 
 fn rounded_seconds(ms: u64) -> u64 {
@@ -117,33 +120,34 @@ fn show(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, f: impl FnOnce(Wall) -> u64) -> 
 }
 
 fn expire(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    set_expiry(ctx, args, 1_000, ctx.clock, "expire")
+    set_expiry(ctx, args, 1_000, Some(ctx.clock), "expire")
 }
 
 fn pexpire(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    set_expiry(ctx, args, 1, ctx.clock, "pexpire")
+    set_expiry(ctx, args, 1, Some(ctx.clock), "pexpire")
 }
 
 fn expireat(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    set_expiry(ctx, args, 1_000, Wall(0), "expireat")
+    set_expiry(ctx, args, 1_000, None, "expireat")
 }
 
 fn pexpireat(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
-    set_expiry(ctx, args, 1, Wall(0), "pexpireat")
+    set_expiry(ctx, args, 1, None, "pexpireat")
 }
 
 fn set_expiry(
     ctx: &mut Ctx<'_, '_>,
     args: &Args<'_>,
     unit_ms: i64,
-    base: Wall,
+    from: Option<Wall>,
     name: &'static str,
 ) -> Result<Done, CommandError> {
     let condition = Condition::parse(args)?;
     let number = integer(args.get(2))?;
-    let ms = absolute(number, unit_ms, base).ok_or(CommandError::InvalidExpiry(name))?;
+    let ms = absolute(number, unit_ms, from.unwrap_or(Wall(0))).ok_or(CommandError::InvalidExpiry(name))?;
     // A time before 1970 is as much past as 1970 itself.
-    let expiry = Wall(u64::try_from(ms).unwrap_or(0));
+    let at = Wall(u64::try_from(ms).unwrap_or(0));
+    let expiry = if from.is_some() || at == Wall(0) { at } else { ctx.expiry_at(at) };
 
     let (hash, key) = ctx.first(args);
     let held = ctx.read(hash, key, |entry, _| entry.expiry());

@@ -22,7 +22,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("time", 1, time).flags(&[Loading, Stale, Fast]).tips(NONDETERMINISTIC).doc(
         Group::Server,
         "2.6.0",
-        "Returns the time by which keys expire: Unix seconds, and microseconds in them.",
+        "Returns the wall clock of the node: Unix seconds, and microseconds in them.",
     ),
     CommandSpec::session("shutdown", -1, SessionCommand::Shutdown)
         .args("[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]")

@@ -182,7 +182,7 @@ fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
         return Ok(Done::Done);
     }
     let options = Options::parse(args, 3, Accepts::Set)?;
-    let expiry = options.ttl.expiry(args, ctx.clock, "set")?;
+    let expiry = options.ttl.expiry(ctx, args, "set")?;
     let held = if options.get { reply_string(ctx, hash, key)? } else { ctx.read(hash, key, |entry, _| entry.expiry()) };
     let wanted = match options.only {
         Only::IfEqual(arg) => equals(ctx, hash, key, args.get(arg))?,
@@ -293,7 +293,7 @@ fn getex(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
         ctx.reply.null();
         return Ok(Done::Done);
     }
-    let expiry = ttl.expiry(args, ctx.clock, "getex")?;
+    let expiry = ttl.expiry(ctx, args, "getex")?;
     let held = reply_string(ctx, hash, key)?.flatten();
     match (ttl, expiry) {
         (Ttl::Persist, _) if held.is_some() => {
@@ -518,12 +518,15 @@ enum Ttl {
 }
 
 impl Ttl {
-    fn expiry(self, args: &Args<'_>, clock: Wall, name: &'static str) -> Result<Option<Wall>, CommandError> {
+    fn expiry(self, ctx: &Ctx<'_, '_>, args: &Args<'_>, name: &'static str) -> Result<Option<Wall>, CommandError> {
         match self {
             Ttl::Unsaid | Ttl::Keep | Ttl::Persist => Ok(None),
-            Ttl::At { arg, unit_ms, from_now } => {
-                let base = if from_now { clock } else { Wall(0) };
-                expiry::positive(args.get(arg), unit_ms, base, name).map(Some)
+            Ttl::At { arg, unit_ms, from_now: true } => {
+                expiry::positive(args.get(arg), unit_ms, ctx.clock, name).map(Some)
+            }
+            Ttl::At { arg, unit_ms, from_now: false } => {
+                let unix = expiry::positive(args.get(arg), unit_ms, Wall(0), name)?;
+                Ok(Some(ctx.expiry_at(unix)))
             }
         }
     }

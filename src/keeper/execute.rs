@@ -116,7 +116,7 @@ impl Keeper {
             return self.end_batch(conn, session, 0, None, Next::Wait, None);
         }
         if self.role == Role::Leader {
-            self.clock = self.clock.max(now.wall);
+            self.tick(now);
             self.store.tell_clock(self.clock);
         }
         self.store.tell_time(now.boot);
@@ -535,6 +535,7 @@ impl Keeper {
             reply: Reply::new(out, session.protocol),
             log: &mut self.scratch,
             clock,
+            wall_ahead_ms: self.wall_ahead_ms,
             expire,
             misses: self.tells_misses && spec.flags.has(Flag::Readonly),
             first_key,
@@ -610,7 +611,7 @@ impl Keeper {
     /// Deletes some of the keys whose time has come, as one entry. Returns for how many milliseconds to pause then: not at all within a burst, a short time
     /// if much of what the burst looked at was due.
     pub(super) fn expire_due(&mut self, now: Now, fx: &mut Effects) -> u64 {
-        self.clock = self.clock.max(now.wall);
+        self.tick(now);
         if !self.may_delete() {
             return SWEEP_MS;
         }

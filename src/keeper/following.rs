@@ -327,8 +327,12 @@ impl Keeper {
         f.heard = now.boot;
         f.sent_at = f.sent_at.max(sent_at);
         f.ahead = f.ahead.min(i128::from(now.boot.0) - i128::from(sent_at));
-        self.heard_clock = self.heard_clock.max(clock);
-        self.pulse.lock().grant(now, epoch);
+        if clock > self.heard_clock.0 {
+            self.heard_clock = (clock, now.boot);
+        }
+        let mut pulse = self.pulse.lock();
+        pulse.grant(now, epoch);
+        self.wall_ahead_ms = pulse.wall_ahead_ms();
         Ok(true)
     }
 
@@ -560,7 +564,7 @@ impl Keeper {
             applied: self.applied,
             sent_at: f.sent_at,
             promise_ms: self.pulse.lock().promise_ms(),
-            clock: self.clock.max(self.heard_clock),
+            clock: self.clock.max(self.heard_clock.0),
             whole: self.intake.as_ref().is_none_or(Intake::complete),
         })
     }

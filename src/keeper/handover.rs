@@ -116,14 +116,16 @@ impl Keeper {
         follower.is_some_and(|f| now.boot.ms_since(f.heard.max(pulse)) < self.shared.suspect_ms)
     }
 
-    /// Members that can take over, best first: by their place in the set, those that the directory does not call live last.
+    /// Members that can take over, best first: by their place in the set, those last that the directory does not call live, and behind them those whose wall
+    /// clock differs.
     fn fit_to_lead(&self, now: Now) -> impl Iterator<Item = &Member> {
         let leaves =
             |m: &Member| self.leading.as_ref().is_some_and(|l| l.followers.get(&m.copy).is_some_and(|f| f.leaving));
         let fit = move |m: &&Member| **m != self.me && self.is_there(now, m.copy) && !leaves(m);
         let live = |m: &&Member| self.nodes.iter().any(|n| n.registration.id == m.id && n.live == Some(m.copy));
-        let members = || self.known.iter().flat_map(|k| &k.state.in_sync).filter(fit);
-        members().filter(live).chain(members().filter(move |m| !live(m)))
+        let mut members: Vec<&Member> = self.known.iter().flat_map(|k| &k.state.in_sync).filter(fit).collect();
+        members.sort_by_key(|m| (!self.has_right_clock(m.copy), !live(m)));
+        members.into_iter()
     }
 
     /// Gives a handover up, as long as RESIGN was not sent. Whether there was one to give up.

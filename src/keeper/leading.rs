@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::clock::{Boot, Now, Wall};
+use crate::base::clock::{Boot, Now, Steady, Wall};
 use crate::base::ids::{ConnId, CopyId, Epoch, LinkId, NodeId, Offset};
 use crate::base::limits::{
-    ADMIT_MS, ADMIT_PAUSE_MS, LEARNER_LAG_BYTES, LINK_SILENT_MS, LONE_BACKLOG_BYTES, LONG_WAY_BYTES,
-    MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS, REFILL_MS_MAX, RETURN_MS, SLOW_MS,
+    ADMIT_MS, ADMIT_PAUSE_MS, CLOCK_FAR_MS, CLOCK_NEAR_MS, LEARNER_LAG_BYTES, LINK_SILENT_MS, LONE_BACKLOG_BYTES,
+    LONG_WAY_BYTES, MOST_LOST_EXTRA_MS, OUTRUN_BYTES, REFILL_MS, REFILL_MS_MAX, RETURN_MS, SLOW_MS,
 };
 use crate::base::rules::{LeftOut, Rule};
 use crate::cluster::state::{ClusterState, Member, Why};
@@ -60,6 +60,8 @@ pub(super) struct Follower {
     pub outrun_since: Option<Boot>,
     /// Its clock for expiry begins no lower, should it lead.
     pub clock: Wall,
+    /// Operators know that its wall clock differs from this node's.
+    pub clock_told: bool,
     /// Ends of what was sent, and when.
     pub marks: VecDeque<(Offset, Boot)>,
 }
@@ -83,6 +85,7 @@ impl Follower {
             may_succeed: false,
             outrun_since: None,
             clock: Wall(0),
+            clock_told: false,
             marks: VecDeque::new(),
         }
     }
@@ -125,6 +128,8 @@ pub(super) struct Leading {
     pub members_at: Boot,
     /// This node was itself away: silence before is not held against anybody until then.
     pub judge_at: Boot,
+    /// Operators know that the wall clock is far from the clock for expiry.
+    pub clock_told: bool,
     /// The leadership is being handed over.
     pub handover: Option<Handover>,
 }
@@ -151,6 +156,11 @@ fn waited_for<'a>(
     }
 }
 
+/// How far a clock is from another one, in words.
+pub(super) fn apart(ahead_ms: i64) -> String {
+    format!("{} ms {}", ahead_ms.unsigned_abs(), if ahead_ms > 0 { "ahead of" } else { "behind" })
+}
+
 /// Members are looked at this often, ms.
 const MEMBERS_MS: u64 = 10;
 /// A look that comes later than planned by more than this means that this node stood still: what its members said meanwhile may
@@ -173,7 +183,7 @@ impl Keeper {
         self.in_company |= !members.is_empty();
         self.pulse.lock().lead(epoch);
         // R7: an empty entry; the log before it is kept whole and executed only once the barrier is held.
-        self.clock = self.clock.max(self.heard_clock).max(now.wall);
+        self.begin_to_tick(now);
         self.invalidate_all(now, fx);
         let barrier = self.log.append(epoch, self.clock, &mut crate::base::segments::Segments::new());
         self.leading = Some(Leading {
@@ -193,6 +203,7 @@ impl Keeper {
             progress: now.boot,
             members_at: now.boot,
             judge_at: now.boot,
+            clock_told: false,
             handover: None,
         });
         self.closings.clear();
@@ -201,6 +212,63 @@ impl Keeper {
             self.acked = barrier;
             self.become_ready(fx);
         }
+    }
+
+    /// The clock for expiry begins at the highest one that any client of an earlier leader may have seen keys expire by, and goes on from there by what has
+    /// passed since; the first leader of all begins at its wall clock.
+    fn begin_to_tick(&mut self, now: Now) {
+        let (heard, at) = self.heard_clock;
+        let heard = Wall(heard.0.saturating_add(if heard > Wall(0) { now.boot.ms_since(at) } else { 0 }));
+        let begin = self.clock.max(heard);
+        self.steady = Steady::starting(if begin > Wall(0) { begin } else { now.wall }, now.boot);
+        self.tick(now);
+    }
+
+    /// Leader: the clock for expiry goes on to now.
+    #[inline]
+    pub(super) fn tick(&mut self, now: Now) {
+        self.clock = self.clock.max(self.steady.go_on(now));
+        let ahead = now.wall.0.cast_signed().saturating_sub(self.clock.0.cast_signed());
+        self.wall_ahead_ms = if ahead.unsigned_abs() <= CLOCK_NEAR_MS { 0 } else { ahead };
+    }
+
+    /// Tells members how the clocks stand, and operators when one begins to be wrong, or ceases to.
+    fn look_at_clocks(&mut self, fx: &mut Effects) {
+        let Some(leading) = &mut self.leading else { return };
+        let ahead_ms = self.wall_ahead_ms;
+        let mut pulse = self.pulse.lock();
+        pulse.set_wall_ahead_ms(ahead_ms);
+        let far = |ms: i64| ms.unsigned_abs() > CLOCK_FAR_MS;
+        if far(ahead_ms) != std::mem::replace(&mut leading.clock_told, far(ahead_ms)) {
+            fx.push(if far(ahead_ms) {
+                Notice::warn(format!(
+                    "the wall clock of this node is {} the clock by which keys expire, which is led there by a tenth of the time that passes: a time to \
+                     live is up to a tenth shorter or longer until then. A wall clock was set, or one is wrong: look at the clocks of all nodes",
+                    apart(ahead_ms)
+                ))
+            } else {
+                Notice::info("keys expire by the wall clock of this node again, within a second")
+            });
+        }
+        for (copy, f) in &mut leading.followers {
+            let Some(ms) = pulse.clock_ahead_ms(*copy) else { continue };
+            if far(ms) != std::mem::replace(&mut f.clock_told, far(ms)) {
+                fx.push(if far(ms) {
+                    Notice::warn(format!(
+                        "the wall clock of {} is {} that of this node: one of them is wrong",
+                        f.node,
+                        apart(ms)
+                    ))
+                } else {
+                    Notice::info(format!("the wall clock of {} is within a second of that of this node again", f.node))
+                });
+            }
+        }
+    }
+
+    /// Whether that member's wall clock is as good as this node's, as far as it was told.
+    pub(super) fn has_right_clock(&self, copy: CopyId) -> bool {
+        self.pulse.lock().clock_ahead_ms(copy).is_none_or(|ms| ms.unsigned_abs() <= CLOCK_FAR_MS)
     }
 
     /// Until when this leader may answer reads; the far future if nobody else can be elected.
@@ -419,7 +487,8 @@ impl Keeper {
         let beat = now.boot >= leading.beat_at;
         if beat {
             leading.beat_at = now.boot.plus_ms(heartbeat);
-            self.clock = self.clock.max(now.wall);
+            self.tick(now);
+            self.look_at_clocks(fx);
         }
         if commit || beat {
             self.wake_followers(fx);
@@ -598,7 +667,11 @@ impl Keeper {
         }) else {
             let next = leading.followers.iter().find(near).map(|(copy, _)| *copy);
             if let Some(copy) = next.filter(|_| leading.admitting.is_none() && now.boot >= leading.admit_at) {
-                self.leading.as_mut().expect("leads").admitting = Some((copy, now.boot.plus_ms(ADMIT_MS)));
+                let leading = self.leading.as_mut().expect("leads");
+                leading.admitting = Some((copy, now.boot.plus_ms(ADMIT_MS)));
+                // It needs the clock that keys were hidden by until now; where nothing is written, the next heartbeat may come too late with it.
+                leading.round_at = leading.round_at.max(now.boot);
+                leading.commit_due.get_or_insert(now.boot.plus_ms(1));
             }
             return false;
         };

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::clock::{Boot, Now, Wall};
+use crate::base::clock::{Boot, Now, Steady, Wall};
 use crate::base::ids::{ChangeId, ConnId, CopyId, DatasetId, Epoch, HashKey, LinkId, Offset, Position};
 use crate::base::jitter::Jitter;
 use crate::base::rules::Rule;
@@ -224,11 +224,15 @@ pub struct Keeper {
     /// leave, replicas apply up to here. Moves only forward while the dataset stays. Invariant: a node that is not a ready
     /// leader has `applied <= acked`, except for `executed_floor` of a deposed one.
     acked: Offset,
-    /// The clock that decides what has expired: the leader's own, never running back; at a replica the last one received with
+    /// The clock that decides what has expired, never running back: at a leader what `steady` shows; at a replica the last one received with
     /// everything before it applied.
     clock: Wall,
-    /// The highest clock of a leader that this node has heard, whatever it has applied: `clock` is not below it once this node leads.
-    heard_clock: Wall,
+    /// Leader: what `clock` goes by.
+    steady: Steady,
+    /// The highest clock of a leader that this node has heard, whatever it has applied, and when it did: `clock` is not below it once this node leads.
+    heard_clock: (Wall, Boot),
+    /// By how much the leader's wall clock is ahead of its `clock`, ms; at a replica as it was told last. 0 if that is next to nothing.
+    wall_ahead_ms: i64,
     /// As a follower: an instant at whose time everything acknowledged is in the store. Moves only forward.
     fresh_at: Boot,
     /// What has arrived of a snapshot, until `applied` has passed its `as_of`.
@@ -401,7 +405,9 @@ impl Keeper {
             applied: Offset::ZERO,
             acked: Offset::ZERO,
             clock: Wall(0),
-            heard_clock: Wall(0),
+            steady: Steady::default(),
+            heard_clock: (Wall(0), Boot(0)),
+            wall_ahead_ms: 0,
             fresh_at: Boot(0),
             intake: None,
             executed_floor: Offset::ZERO,

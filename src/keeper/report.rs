@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{Epoch, NodeId};
+use crate::base::limits::CLOCK_FAR_MS;
 use crate::cluster::registration::NodeRead;
 use crate::cluster::role::Role;
 use crate::cluster::state::Member;
 use crate::cluster::status::{CoordinatorStatus, NodeStatus, Status, SyncProgress};
 
 use super::Keeper;
-use super::leading::Follower;
+use super::leading::{Follower, apart};
 
 /// Counters since the start, or since CONFIG RESETSTAT.
 #[derive(Clone, Debug)]
@@ -259,6 +260,18 @@ impl Keeper {
                 s.cluster_version, self.config.cluster
             ));
         }
+        let far = |ms: i64| ms.unsigned_abs() > CLOCK_FAR_MS;
+        if far(self.wall_ahead_ms) {
+            let apart = apart(self.wall_ahead_ms);
+            warnings.push(format!(
+                "the leader's wall clock is {apart} the clock by which keys expire: look at the clocks of all nodes"
+            ));
+        }
+        for f in self.leading.iter().flat_map(|l| &l.followers) {
+            if let Some(ms) = self.pulse.lock().clock_ahead_ms(*f.0).filter(|ms| far(*ms)) {
+                warnings.push(format!("the wall clock of {} is {} that of this node", f.1.node, apart(ms)));
+            }
+        }
         if self.config.acks == super::Acks::Leader {
             warnings.push("acks: leader, a failover may lose acknowledged writes".to_string());
         }
@@ -276,6 +289,7 @@ impl Keeper {
             peak_in_sync: state.map_or(0, |s| s.peak_in_sync),
             resets: state.map_or(0, |s| s.resets),
             coordinator: CoordinatorStatus { connected: self.coordinator_up },
+            wall_clock_ahead_ms: self.wall_ahead_ms,
             warnings,
         }
     }

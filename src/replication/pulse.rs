@@ -30,7 +30,12 @@ struct Sign {
     promise_ms: u32,
     /// When we last heard it.
     heard: Boot,
+    /// By how much its wall clock is ahead of ours, ms, within half of [`ROUND_MS_MAX`]; none before it was told.
+    clock_ahead_ms: Option<i64>,
 }
+
+/// A round that took longer than this tells nothing about how wall clocks differ, ms.
+const ROUND_MS_MAX: u64 = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -62,6 +67,8 @@ pub struct Pulse {
     heard: Boot,
     /// Member: how long it promised when it last heard the leader, ms. What it says of its promise is this, whatever the period is by now.
     granted_ms: u64,
+    /// By how much the leader's wall clock is ahead of the clock for expiry, ms: at the leader as its Keeper says, at a member as last heard.
+    wall_ahead_ms: i64,
     rules: LeftOut,
 }
 
@@ -87,6 +94,7 @@ impl Pulse {
             promised: Boot(0),
             heard: Boot(0),
             granted_ms: 0,
+            wall_ahead_ms: 0,
             rules: LeftOut::default(),
         }
     }
@@ -191,7 +199,12 @@ impl Pulse {
         if self.mode != Mode::Leading(epoch) || sent_at > now.boot.0 {
             return;
         }
-        let sign = self.signs.entry(copy).or_insert(Sign { echoed: Boot(0), promise_ms, heard: now.boot });
+        let sign = self.signs.entry(copy).or_insert(Sign {
+            echoed: Boot(0),
+            promise_ms,
+            heard: now.boot,
+            clock_ahead_ms: None,
+        });
         sign.heard = now.boot;
         if sent_at >= sign.echoed.0 || self.rules.leaves_out(Rule::LeaseFromSending) {
             sign.echoed = if self.rules.leaves_out(Rule::LeaseFromSending) { now.boot } else { Boot(sent_at) };
@@ -224,10 +237,30 @@ impl Pulse {
         self.signs.get(&copy).map(|s| s.heard)
     }
 
+    /// Leader: by how much that member's wall clock is ahead of ours, ms, if it has told.
+    #[must_use]
+    pub fn clock_ahead_ms(&self, copy: CopyId) -> Option<i64> {
+        self.signs.get(&copy)?.clock_ahead_ms
+    }
+
+    /// Leader: by how much its wall clock is ahead of the clock for expiry, ms, to be told to members.
+    pub fn set_wall_ahead_ms(&mut self, ms: i64) {
+        self.wall_ahead_ms = ms;
+    }
+
+    /// Member: the same, as the leader told it last.
+    #[must_use]
+    pub fn wall_ahead_ms(&self) -> i64 {
+        self.wall_ahead_ms
+    }
+
     /// Leader: the beat to send on every pulse connection now, with its length prefix; none when not leading.
     pub fn beat(&mut self, now: Now) -> Option<Bytes> {
         match self.mode {
-            Mode::Leading(epoch) => Some(wire::beat(&Beat { epoch, sent_at: now.boot.0 })),
+            Mode::Leading(epoch) => {
+                let wall = Some((now.wall, self.wall_ahead_ms));
+                Some(wire::beat(&Beat { epoch, sent_at: now.boot.0, wall }))
+            }
             _ => None,
         }
     }
@@ -246,6 +279,11 @@ impl Pulse {
         match (wire::decode(&Bytes::copy_from_slice(frame))?, self.tokens.get(&token)) {
             (Frame::Echo(e), Some(copy)) if *copy == e.copy => {
                 self.sign(now, e.epoch, e.copy, e.sent_at, e.promise_ms);
+                let round_ms = now.boot.ms_since(Boot(e.sent_at));
+                if let (Some(sign), Some(wall), 0..=ROUND_MS_MAX) = (self.signs.get_mut(&e.copy), e.wall, round_ms) {
+                    let then = wall.0.saturating_add(round_ms / 2);
+                    sign.clock_ahead_ms = Some(then.cast_signed().saturating_sub(now.wall.0.cast_signed()));
+                }
                 Ok(())
             }
             _ => Err(WireError("not an echo of the member this pulse belongs to".to_string())),
@@ -261,7 +299,11 @@ impl Pulse {
             return Err(WireError("not a beat".to_string()));
         };
         let granted = self.grant(now, b.epoch);
-        let echo = Echo { epoch: b.epoch, copy: self.copy, sent_at: b.sent_at, promise_ms: self.promise_ms() };
+        if let Some((_, ahead_ms)) = b.wall.filter(|_| granted) {
+            self.wall_ahead_ms = ahead_ms;
+        }
+        let (promise_ms, wall) = (self.promise_ms(), Some(now.wall));
+        let echo = Echo { epoch: b.epoch, copy: self.copy, sent_at: b.sent_at, promise_ms, wall };
         Ok(granted.then(|| wire::echo(&echo)))
     }
 }
@@ -327,6 +369,21 @@ mod tests {
     }
 
     #[test]
+    fn a_wall_clock_that_differs_is_noticed_unless_the_round_took_long() {
+        let (mut leader, mut member) = pair();
+        let on = |ms, wall| Now { wall: Wall(wall), ..at(ms) };
+        let beat = leader.beat(on(1_000, 50_000)).unwrap();
+        let echo = member.heard(on(1_010, 3_650_010), strip(&beat)).unwrap().unwrap();
+        leader.echoed(on(1_300, 50_300), 77, strip(&echo)).unwrap();
+        assert_eq!(leader.clock_ahead_ms(CopyId(2)), None);
+        leader.set_wall_ahead_ms(-7);
+        let beat = leader.beat(on(1_500, 50_500)).unwrap();
+        let echo = member.heard(on(1_510, 3_650_510), strip(&beat)).unwrap().unwrap();
+        leader.echoed(on(1_520, 50_520), 77, strip(&echo)).unwrap();
+        assert_eq!((leader.clock_ahead_ms(CopyId(2)), member.wall_ahead_ms()), (Some(3_600_000), -7));
+    }
+
+    #[test]
     fn another_epoch_is_never_granted_and_a_shorter_promise_shortens_the_lease() {
         let (mut leader, mut member) = pair();
         member.follow(at(900), Epoch(4));
@@ -341,7 +398,8 @@ mod tests {
     #[test]
     fn a_pulse_with_a_foreign_token_or_a_clock_of_the_future_counts_nothing() {
         let (mut leader, _) = pair();
-        let echo = wire::echo(&Echo { epoch: Epoch(3), copy: CopyId(2), sent_at: 5_000_000, promise_ms: 500 });
+        let e = Echo { epoch: Epoch(3), copy: CopyId(2), sent_at: 5_000_000, promise_ms: 500, wall: None };
+        let echo = wire::echo(&e);
         assert!(leader.echoed(at(10), 78, strip(&echo)).is_err());
         leader.echoed(at(4), 77, strip(&echo)).unwrap();
         assert_eq!(leader.lease_until(CopyId(2)), Boot(0));

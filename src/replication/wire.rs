@@ -304,6 +304,8 @@ pub struct Beat {
     pub epoch: Epoch,
     /// Its boot clock at sending, ns.
     pub sent_at: u64,
+    /// Its wall clock, and by how much that is ahead of the clock for expiry, ms; an older version does not say.
+    pub wall: Option<(Wall, i64)>,
 }
 
 /// The answer to a [`Beat`].
@@ -317,6 +319,8 @@ pub struct Echo {
     pub sent_at: u64,
     /// How long it promised not to stand, ms.
     pub promise_ms: u32,
+    /// Its wall clock; an older version does not say.
+    pub wall: Option<Wall>,
 }
 
 /// The leader hands over to the follower that it sends this to: from here on it answers nothing in this epoch.
@@ -523,16 +527,25 @@ pub fn ack(ack: &Ack) -> Bytes {
 /// A heartbeat on the pulse connection.
 #[must_use]
 pub fn beat(beat: &Beat) -> Bytes {
-    small(Kind::Beat, beat.epoch, &beat.sent_at.to_le_bytes(), &[])
+    let mut h = Vec::with_capacity(24);
+    h.put_u64_le(beat.sent_at);
+    if let Some((wall, ahead_ms)) = beat.wall {
+        h.put_u64_le(wall.0);
+        h.put_i64_le(ahead_ms);
+    }
+    small(Kind::Beat, beat.epoch, &h, &[])
 }
 
 /// Its echo.
 #[must_use]
 pub fn echo(echo: &Echo) -> Bytes {
-    let mut h = Vec::with_capacity(28);
+    let mut h = Vec::with_capacity(36);
     h.put_u128_le(echo.copy.0);
     h.put_u64_le(echo.sent_at);
     h.put_u32_le(echo.promise_ms);
+    if let Some(wall) = echo.wall {
+        h.put_u64_le(wall.0);
+    }
     small(Kind::Echo, echo.epoch, &h, &[])
 }
 
@@ -625,6 +638,10 @@ impl Reader<'_> {
             None => wrong("frame header is too short for its kind"),
         }
     }
+    /// Whether nothing is left: what a later version has added at the end may be absent.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
     fn u32(&mut self) -> Result<u32, WireError> {
         Ok(u32::from_le_bytes(self.take()?))
     }
@@ -715,7 +732,11 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
             whole: r.take::<1>()? != [0],
         }),
         Kind::Stale => Frame::Stale(epoch),
-        Kind::Beat => Frame::Beat(Beat { epoch, sent_at: r.u64()? }),
+        Kind::Beat => {
+            let sent_at = r.u64()?;
+            let wall = if r.is_empty() { None } else { Some((Wall(r.u64()?), i64::from_le_bytes(r.take()?))) };
+            Frame::Beat(Beat { epoch, sent_at, wall })
+        }
         Kind::Resign => Frame::Resign(Resign {
             epoch,
             last: Position { epoch: Epoch(r.u64()?), offset: r.offset()? },
@@ -735,7 +756,11 @@ pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
             let (sharded, channel, total) = (r.take::<1>()? != [0], r.u32()?, r.u64()?);
             Frame::Publish(flags, PublishHead { epoch, sharded, channel, total }, body)
         }
-        Kind::Echo => Frame::Echo(Echo { epoch, copy: CopyId(r.u128()?), sent_at: r.u64()?, promise_ms: r.u32()? }),
+        Kind::Echo => {
+            let (copy, sent_at, promise_ms) = (CopyId(r.u128()?), r.u64()?, r.u32()?);
+            let wall = if r.is_empty() { None } else { Some(Wall(r.u64()?)) };
+            Frame::Echo(Echo { epoch, copy, sent_at, promise_ms, wall })
+        }
     })
 }
 
@@ -868,6 +893,17 @@ mod tests {
     }
 
     #[test]
+    fn pulses_are_read_with_wall_clocks_and_without_as_an_older_version_sends_them() {
+        for wall in [None, Some((Wall(5), -7))] {
+            let b = Beat { epoch: Epoch(3), sent_at: 77, wall };
+            assert_eq!(decode(&strip(&beat(&b))), Ok(Frame::Beat(b)));
+            let wall = wall.map(|w| w.0);
+            let e = Echo { epoch: Epoch(3), copy: CopyId(9), sent_at: 77, promise_ms: 500, wall };
+            assert_eq!(decode(&strip(&echo(&e))), Ok(Frame::Echo(e)));
+        }
+    }
+
+    #[test]
     fn big_message_goes_in_parts_that_join() {
         for len in [0, 1, FRAME_BYTES_MAX - 2, FRAME_BYTES_MAX - 1, 3 * FRAME_BYTES_MAX] {
             let message: Vec<u8> = (0..len).map(|i| (i / 3) as u8).collect();
@@ -884,7 +920,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let e = Echo { epoch: Epoch(3), copy: CopyId(9), sent_at: 77, promise_ms: 500 };
+        let e = Echo { epoch: Epoch(3), copy: CopyId(9), sent_at: 77, promise_ms: 500, wall: Some(Wall(5)) };
         let good = strip(&echo(&e));
         for bit in 0..good.len() * 8 {
             let mut bad = good.to_vec();

@@ -364,6 +364,12 @@ const METRICS: &[Metric] = &[
         value: |r| Some(r.status.epoch.0),
     },
     Metric {
+        name: "wall_clock_apart_ms",
+        kind: "gauge",
+        help: "How far the leader's wall clock is from the clock by which keys expire, ms.",
+        value: |r| Some(r.status.wall_clock_ahead_ms.unsigned_abs()),
+    },
+    Metric {
         name: "in_sync_members",
         kind: "gauge",
         help: "Members of the in-sync set, leader included, as the node sees it.",

@@ -264,7 +264,7 @@ pub fn i21_steps_of_the_wall_clock_move_no_lease_and_no_epoch() {
     let mut world = cluster();
     for ahead_ms in [3_600_000, 0, 86_400_000, 1_000] {
         for i in 0..3 {
-            world.wall_ahead_ms.insert(i, ahead_ms / (1 + i as u64));
+            world.wall_ahead_ms.insert(i, ahead_ms / (1 + i as i64));
         }
         for _ in 0..600 {
             world.run(1);

@@ -171,7 +171,9 @@ impl World {
             }
             Fault::WallStep => {
                 self.count(fault);
-                self.nodes[n].clock.wall_offset_ms += self.dice.between(0, 4_000) as i64 - 2_000;
+                // Sometimes far: keys neither vanish because of that nor stay.
+                let far = self.dice.pick(&[2_000, 2_000, 2_000, 3_600_000]);
+                self.nodes[n].clock.wall_offset_ms += self.dice.between(0, 2 * far) as i64 - far as i64;
             }
             Fault::Reconfigure => {
                 if self.service.model.state().state.is_none() {

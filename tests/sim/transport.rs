@@ -348,7 +348,8 @@ impl World {
                         {
                             let p = self.nodes[n].process.as_ref().expect("it reads");
                             let (copy, promise_ms) = (p.keeper.me().copy, 500);
-                            let echo = wire::Echo { epoch: beat.epoch, copy, sent_at: beat.sent_at, promise_ms };
+                            let (epoch, sent_at) = (beat.epoch, beat.sent_at);
+                            let echo = wire::Echo { epoch, copy, sent_at, promise_ms, wall: None };
                             self.echo(conn, end, wire::echo(&echo));
                         }
                     }

@@ -118,7 +118,7 @@ pub struct World {
     /// What it has to tell them.
     pub untold: BTreeMap<usize, VecDeque<CoordEvent>>,
     /// By how much a node's wall clock is ahead.
-    pub wall_ahead_ms: BTreeMap<usize, u64>,
+    pub wall_ahead_ms: BTreeMap<usize, i64>,
     /// Why processes ended by themselves; a test that does not expect it fails.
     pub exits: Option<Vec<String>>,
     /// Why no configuration file can be written.
@@ -190,7 +190,7 @@ impl World {
     /// That node's clocks.
     pub fn now_of(&self, i: usize) -> Now {
         let (now, ahead) = (self.now(), self.wall_ahead_ms.get(&i).copied().unwrap_or(0));
-        Now { wall: Wall(now.wall.0 + ahead), ..now }
+        Now { wall: Wall(now.wall.0.saturating_add_signed(ahead)), ..now }
     }
 
     pub fn start(&mut self, i: usize) {

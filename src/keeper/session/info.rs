@@ -338,6 +338,7 @@ impl Keeper {
         fields.put("epoch", status.epoch);
         fields.put("leader", status.leader.as_ref().map_or("", |leader| leader.as_str()));
         fields.put("in_sync", in_sync.join(","));
+        fields.put("wall_clock_ahead_ms", status.wall_clock_ahead_ms);
         fields.put("in_sync_size", in_sync.len());
         fields.put("in_sync_peak", status.peak_in_sync);
         fields.put("min_in_sync", parameters::min_in_sync(status.min_in_sync));
