@@ -176,6 +176,17 @@ fn links_that_say_no_hello_are_closed_and_keep_no_node_out() {
 }
 
 #[test]
+fn of_two_nodes_a_replica_that_falls_silent_is_out_after_seven_tenths_of_a_second() {
+    let mut world = world(2, |_, _| {});
+    world.run(60);
+    world.stand_still(1);
+    let took = world.run_until("n1 is out", 1_000, |w| w.in_sync() == 1);
+    assert!((640..=720).contains(&took), "{took} ms");
+    assert_eq!(world.ask(0, &["SET", "k", "v"]), "+OK\r\n");
+    assert_eq!(world.state().epoch.0, 1);
+}
+
+#[test]
 fn a_command_that_holds_the_lock_for_four_seconds_deposes_nobody() {
     for held in [0, 1] {
         let mut world = three();

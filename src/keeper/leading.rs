@@ -610,7 +610,9 @@ impl Keeper {
                 out.push(member.copy);
             } else if now.boot >= heard.plus_ms(suspect) && judged {
                 silent.push(member.copy);
-                left_at = left_at.max(f.closed_at.unwrap_or(heard));
+                // Of two there is no bigger side: the other one may promise for longer than this node waits, and is out then.
+                let promised_from = f.closed_at.filter(|_| others.len() > 1);
+                left_at = left_at.max(promised_from.unwrap_or(heard));
             }
         }
         // R11: whoever lost most of its members without a word lets the bigger side go first. That side may have heard this node,
