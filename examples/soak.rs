@@ -21,6 +21,8 @@ mod faults;
 mod history;
 #[path = "../tests/support/linearizable.rs"]
 mod linearizable;
+#[path = "../tests/sim/listeners.rs"]
+mod listeners;
 #[path = "../tests/sim/network.rs"]
 mod network;
 #[path = "../tests/sim/runner.rs"]

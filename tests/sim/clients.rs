@@ -505,6 +505,19 @@ impl World {
                 one => vec![one],
             };
             self.coverage.hit("read answered by a replica");
+            if self.setup.max_staleness_ms > 0 {
+                // By how much a frame may be late without a node knowing it, and by how much clocks differ.
+                let slack = self.setup.latency + self.setup.jitter + self.setup.queue + 5 * MS;
+                let limit = self.setup.max_staleness_ms * MS * 101 / 100 + slack;
+                self.coverage.hit("read bounded in age");
+                let must = self.end_at(self.t.saturating_sub(limit));
+                if applied < must {
+                    return self.fail(format!(
+                        "staleness: n{n} answered at {applied}, {must} is older than {} ms",
+                        limit / MS
+                    ));
+                }
+            }
             for (op, read) in command.ops.iter().zip(reads) {
                 let Resp::Bulk(got) = read else {
                     return self
@@ -616,6 +629,7 @@ impl World {
                     "MOVED" => redirect = text.split(' ').nth(2).map(str::to_string),
                     "EXECABORT" if command.is("EXEC") => {}
                     "CLUSTERDOWN" | "LOADING" | "TRYAGAIN" | "NOREPLICAS" => {}
+                    "OOM" if self.setup.max_memory > 0 => {}
                     _ => return self.fail(format!("{:?} is answered with {text}", command.args)),
                 }
             }

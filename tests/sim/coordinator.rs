@@ -115,6 +115,8 @@ impl World {
         let session = p.seat.client.session();
         let mut events = p.seat.client.connect(&mut self.service.model);
         let is_new = p.seat.client.session() != session;
+        let of = p.seat.client.session();
+        self.trace(|| format!("n{n} reaches the service in {of:?}"));
         if is_new && session.is_some() {
             self.coverage.hit("coordination: session replaced");
         }
@@ -233,6 +235,7 @@ impl World {
             }
         }
         if self.service.model.is_open(session) {
+            self.trace(|| format!("{session:?} expires"));
             self.coverage.hit("coordination: session expired");
             self.service.model.end_session(session);
             self.spread_notices();

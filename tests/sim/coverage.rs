@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 /// What 200 seeds have to reach, beside every fault.
 pub const REQUIRED: &[&str] = &[
+    "acks: leader",
     "change lost",
     "client closed: nothing was acknowledged in time",
     "client lost patience",
@@ -18,6 +19,7 @@ pub const REQUIRED: &[&str] = &[
     "coordination: answer of a change lost",
     "coordination: back, all sessions expired",
     "coordination: change of a dead process landed",
+    "coordination: end recorded",
     "coordination: late",
     "coordination: session expired",
     "coordination: session replaced",
@@ -29,12 +31,18 @@ pub const REQUIRED: &[&str] = &[
     "dial timed out",
     "leader stepped down",
     "learner waited for",
+    "leave: left",
+    "listener: cached value compared",
+    "listener: message heard",
+    "listener: read after a position",
+    "listener: told that a key changed",
     "network: cut inside a piece",
     "network: half-open connection",
     "network: part of a frame arrived",
     "operator: SET-CONFIG begun",
     "outcome unknown",
     "read answered by a replica",
+    "read bounded in age",
     "replies held",
     "reply: CLUSTERDOWN",
     "reply: EXECABORT",
@@ -76,7 +84,10 @@ pub const REQUIRED: &[&str] = &[
 
 /// What 2,000 seeds have to reach besides.
 pub const REQUIRED_OF_MANY: &[&str] = &[
+    "leave: kept for a copy that is filled",
+    "operator: ADOPT",
     "operator: FORGET begun",
+    "operator: RESET",
     "fallback copy stands",
     "role: leader -> replica",
     "role: leading -> joining",

@@ -3,8 +3,9 @@
 use datakeeper::base::ids::ConnId;
 use datakeeper::cluster::config::ClusterConfig;
 use datakeeper::cluster::state::MinInSync;
-use datakeeper::keeper::{Event, Next, Work};
+use datakeeper::keeper::{Event, Keeper, Next, Work};
 use datakeeper::resp::{Batch, Output};
+use datakeeper::shell::coordination::model::SessionId;
 
 use crate::clock::MS;
 use crate::setup::{FAULTS, Fault};
@@ -201,6 +202,18 @@ impl World {
                 let within_ms = self.dice.log_between(1, 1_000);
                 self.call(n, |keeper, now, fx| keeper.begin_handover(now, None, within_ms, fx).is_ok());
             }
+            Fault::Leave => {
+                let Some(p) = &self.nodes[n].process else { return };
+                let generation = p.generation;
+                if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t
+                {
+                    return;
+                }
+                self.count(fault);
+                self.nodes[n].process.as_mut().expect("just seen").stopping = true;
+                self.keeper_event(n, Event::Leave);
+                self.after(MS, What::Leaving(n, generation, self.t + 10_000 * MS));
+            }
             Fault::Stop => {
                 let Some(p) = &self.nodes[n].process else { return };
                 if p.stopping || !self.may_lose(n) || self.nodes[n].paused_until.max(self.nodes[n].busy_until) > self.t
@@ -216,6 +229,27 @@ impl World {
                 self.after(wait, What::Start(n));
             }
         }
+    }
+
+    /// A process that was told to end does so as soon as it may, or when nobody waits for it any longer.
+    pub fn on_leaving(&mut self, n: usize, generation: u64, until: u64) {
+        if !self.may_run(n, generation, || What::Leaving(n, generation, until)) {
+            return;
+        }
+        let may = self.call(n, |k, now, _| (k.has_left(now), k.must_stay(now)));
+        let (left, kept) = may.expect("it may run");
+        if kept {
+            self.coverage.hit("leave: kept for a copy that is filled");
+        }
+        if kept && self.t < until + 60_000 * MS || !left && self.t < until {
+            return self.after(5 * MS, What::Leaving(n, generation, until));
+        }
+        self.coverage.hit(if left { "leave: left" } else { "leave: ended all the same" });
+        self.keeper_event(n, Event::Stop);
+        self.record_end(n);
+        self.kill(n, true);
+        let wait = self.dice.log_between(5 * MS, 2_000 * MS);
+        self.after(wait, What::Start(n));
     }
 
     /// The leader, if it can be called now.
@@ -236,24 +270,54 @@ impl World {
             1 => &["LOWER-PEAK", &peak],
             _ => &["SET-CONFIG", "min_in_sync", minimum],
         };
+        if self.give_command(leader, command) {
+            self.coverage.hit(&format!("operator: {} begun", command[0]));
+        }
+    }
+
+    /// Nobody leads, and a loss is not proven, or `total_loss` leaves it to an operator: somebody who knows of every process goes on with what
+    /// is left, or starts over empty.
+    pub fn operator_decides(&mut self) {
+        let Some((state, _)) = self.service.model.state().state else { return };
+        let holds = |k: &&Keeper| k.dataset() == Some(state.dataset) && !k.is_taking_in();
+        let holders = self.nodes.iter().enumerate().filter_map(|(n, node)| Some((n, node.keeper().filter(holds)?)));
+        match holders.max_by_key(|(_, k)| k.log().end()).map(|(n, _)| n) {
+            Some(n) => {
+                self.coverage.hit("operator: ADOPT");
+                self.checks.give_up();
+                self.give_command(n, &["ADOPT", &format!("n{n}")]);
+            }
+            None => {
+                self.coverage.hit("operator: RESET");
+                for n in 0..self.nodes.len() {
+                    self.give_command(n, &["RESET"]);
+                }
+            }
+        }
+    }
+
+    /// Gives a node an operator's command, and does not wait for the answer. Whether it has begun.
+    fn give_command(&mut self, n: usize, command: &[&str]) -> bool {
         let words = [&["DATAKEEPER"], command, &["CONFIRM", "sim"]].concat();
-        self.trace(|| words.join(" "));
+        self.trace(|| format!("n{n} is told {}", words.join(" ")));
         let mut batch = Batch::new();
         batch.push_command(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
         let conn = ConnId(self.number());
-        let waits = self.call(leader, |k, now, fx| {
-            k.client_connected(now, conn, "operator:1".to_string(), format!("client-{leader}:1"));
+        let waits = self.call(n, |k, now, fx| {
+            k.client_connected(now, conn, "operator:1".to_string(), format!("client-{n}:1"));
             let executed =
                 k.execute(now, Work { conn, batch: &batch, input: b"", from: 0, touch: None }, &mut Output::new(), fx);
             k.client_gone(conn);
             executed.next == Next::Wait
         });
-        if waits == Some(true) {
-            self.coverage.hit(&format!("operator: {} begun", command[0]));
-        }
+        waits == Some(true)
     }
 
     pub fn on_service_back(&mut self) {
+        if self.service.down_until != self.t {
+            // It came back before, or goes away for longer.
+            return;
+        }
         if self.dice.chance(400) {
             // It was away for so long that it takes every session for dead.
             self.coverage.hit("coordination: back, all sessions expired");
@@ -266,6 +330,7 @@ impl World {
                 self.service.model.end_session(session);
             }
             self.spread_notices();
+            (0..self.nodes.len()).for_each(|n| self.service_step_soon(n));
         }
     }
 
@@ -279,6 +344,15 @@ impl World {
         if self.service.down_until > t {
             self.service.down_until = t;
             self.on_service_back();
+        }
+        // A session that should have expired while the service was away does so now.
+        let living = |s: &SessionId| {
+            let mut processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+            processes.any(|p| p.seat.client.session() == Some(*s))
+        };
+        let dead: Vec<SessionId> = self.service.model.sessions().filter(|s| !living(s)).collect();
+        for session in dead {
+            self.after(self.setup.session_timeout, What::SessionExpires(session, None));
         }
         for row in &mut self.cut_until {
             row.iter_mut().for_each(|until| *until = (*until).min(t));

@@ -21,6 +21,7 @@ mod history;
 mod lies;
 #[path = "../support/linearizable.rs"]
 mod linearizable;
+mod listeners;
 mod network;
 mod runner;
 mod seeds;

@@ -80,6 +80,19 @@ fn story(world: &mut World) -> Result<(), String> {
     if world.lost_all && world.checks.resets == 0 {
         // Whether what is left comes back is not promised; that nothing false is said is.
         world.run_until(world.t + 8_000 * MS)?;
+        if world.checks.resets == 0 && world.leader().is_none() {
+            let deadline = world.t + 30_000 * MS;
+            while world.leader().is_none() && world.t < deadline {
+                world.operator_decides();
+                world.run_until(world.t + 2_000 * MS)?;
+            }
+            while world.t < deadline && convergence::missing(world).is_some() {
+                world.run_until(world.t + 50 * MS)?;
+            }
+            if let Some(what) = convergence::missing(world) {
+                return Err(format!("operator: what was decided did not bring the cluster back: {what}"));
+            }
+        }
         while world.step < EVENTS_MIN {
             world.run_until(world.t + 1_000 * MS)?;
         }
@@ -90,8 +103,14 @@ fn story(world: &mut World) -> Result<(), String> {
     if !world.lost_all || world.checks.resets > 0 {
         convergence::check(world)?;
     }
-    if world.checks.resets > 0 {
+    if world.checks.resets > 0 || world.checks.has_given_up() {
         // What clients saw before belongs to another history.
+        return Ok(());
+    }
+    world.check_caches()?;
+    if world.setup.acks_leader {
+        // What was answered may be lost; that no node shows anything else was looked at all the time.
+        world.coverage.hit("acks: leader");
         return Ok(());
     }
     let history = &world.checks.history;

@@ -1,7 +1,7 @@
 //! What a seed decides before anything happens: size, speed, settings, and which faults there will be.
 
 use datakeeper::base::rules::LeftOut;
-use datakeeper::cluster::config::ClusterConfig;
+use datakeeper::cluster::config::{ClusterConfig, TotalLoss};
 use datakeeper::cluster::state::MinInSync;
 
 use crate::clock::MS;
@@ -44,10 +44,12 @@ pub enum Fault {
     HandOver,
     /// An operator gives the leader a command: FORGET, LOWER-PEAK or SET-CONFIG.
     Operate,
+    /// The process is told to end, leaves in good order, and a new one is started.
+    Leave,
 }
 
 /// Every fault, with the name that the counters use.
-pub const FAULTS: [(Fault, &str); 17] = [
+pub const FAULTS: [(Fault, &str); 18] = [
     (Fault::Kill, "fault: kill"),
     (Fault::FastRestart, "fault: fast restart"),
     (Fault::PowerLoss, "fault: power loss"),
@@ -65,6 +67,7 @@ pub const FAULTS: [(Fault, &str); 17] = [
     (Fault::Stop, "fault: stop"),
     (Fault::HandOver, "fault: handover"),
     (Fault::Operate, "fault: operator's command"),
+    (Fault::Leave, "fault: leave"),
 ];
 
 /// A deliberate falsehood of the simulated world, to show that a check notices.
@@ -143,6 +146,14 @@ pub struct Setup {
     pub flushes: bool,
     /// Longest pause of a client between two requests, ns.
     pub think: u64,
+    /// Whether there are publishers, subscribers and caching clients.
+    pub listeners: bool,
+    /// Writes are answered at once: what was answered may be lost, and nothing else.
+    pub acks_leader: bool,
+    /// Bytes that a store may take before keys that expire are evicted; 0: no limit.
+    pub max_memory: u64,
+    /// How old what a replica answers may be, ms; 0: as old as it is.
+    pub max_staleness_ms: u64,
     /// Which machines read with `read_mode: confirm`, a bit for each.
     pub confirms: u64,
     /// Shared secret of the links.
@@ -186,6 +197,10 @@ impl Setup {
             big_values: false,
             flushes: false,
             think: 10 * MS,
+            listeners: false,
+            acks_leader: false,
+            max_memory: 0,
+            max_staleness_ms: 0,
             confirms: 0,
             secret: true,
             lie: Lie::None,
@@ -245,6 +260,19 @@ impl Setup {
         s.secret = d.chance(500);
         s.confirms = d.pick(&[0, 0, 0, u64::MAX, 0b0101]);
         s.queue = d.pick(&[0, 0, 0, 10 * MS, 30 * MS]);
+        s.listeners = d.chance(500);
+        s.acks_leader = d.chance(60);
+        if d.chance(200) {
+            s.max_memory = 40_000 + s.fill as u64 * 60 + d.below(60_000);
+        }
+        // The age of what a replica has is known by the fastest frame of its link: one that only ever was slow is told of in GUARANTEES.
+        let slow = [Fault::Pause, Fault::Busy, Fault::Partition, Fault::OneWay, Fault::Stall];
+        let is_fast = s.bandwidth >= 20_000 && s.queue == 0 && !s.faults.iter().any(|(fault, _)| slow.contains(fault));
+        if s.confirms == 0 && is_fast && d.chance(700) {
+            s.max_staleness_ms = d.between(2, 20) * s.config.heartbeat_ms;
+        }
+        s.config.total_loss =
+            d.pick(&[TotalLoss::StartEmpty, TotalLoss::StartEmpty, TotalLoss::Proven, TotalLoss::Halt]);
         s
     }
 }

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use datakeeper::base::clock::Now;
-use datakeeper::base::ids::{CopyId, HashKey, LinkId, RunId};
+use datakeeper::base::ids::{CopyId, HashKey, LinkId, Offset, RunId};
 use datakeeper::cluster::coordinator::CoordRequest;
 use datakeeper::cluster::registration::Host;
 use datakeeper::cluster::role::Role;
-use datakeeper::keeper::{Effect, Effects, Event, Keeper, KeeperConfig, Level, ReadMode};
+use datakeeper::keeper::{Acks, Effect, Effects, Event, Keeper, KeeperConfig, Level, ReadMode};
 use datakeeper::replication::pulse::{Pulse, PulseCell};
 use datakeeper::resp::Output;
 use datakeeper::shell::coordination::model::SessionId;
+use datakeeper::store::Eviction;
 
 use crate::checks::{Checks, View};
 use crate::clients::{Client, ClientConn};
@@ -24,6 +25,7 @@ use crate::coordinator::{Seat, Service};
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::linearizable::Op;
+use crate::listeners::Listener;
 use crate::network::Conn;
 use crate::setup::{Lie, Setup};
 
@@ -78,6 +80,12 @@ pub enum What {
     ReplyArrives(u64, Vec<u8>),
     /// A client learns that its connection is over.
     ConnEnds(u64),
+    /// A listener does its next thing.
+    ListenerTurn(usize),
+    /// A node learns that a listener has gone; the number is its connection's.
+    ListenerGone(usize, u64, u64),
+    /// A process that was told to end looks whether it may.
+    Leaving(usize, u64, u64),
     /// The next fault.
     NextFault,
 }
@@ -187,6 +195,9 @@ pub struct World {
     pub service: Service,
     pub clients: Vec<Client>,
     pub client_conns: BTreeMap<u64, ClientConn>,
+    pub listeners: Vec<Listener>,
+    /// When what was acknowledged had grown to what.
+    pub ends: Vec<(u64, Offset)>,
     pub ops: Vec<Op>,
     pub checks: Checks,
     pub coverage: Coverage,
@@ -236,6 +247,8 @@ impl World {
             service: Service::default(),
             clients: Vec::new(),
             client_conns: BTreeMap::new(),
+            listeners: Vec::new(),
+            ends: Vec::new(),
             ops: Vec::new(),
             checks: Checks::new(n, setup.outcomes_only),
             coverage: Coverage::default(),
@@ -256,6 +269,7 @@ impl World {
             world.after(wait, What::Start(i));
         }
         world.make_clients();
+        world.make_listeners();
         world
     }
 
@@ -363,6 +377,9 @@ impl World {
             What::ServerGone(cc) => self.on_server_gone(cc),
             What::ReplyArrives(cc, bytes) => self.on_reply(cc, &bytes),
             What::ConnEnds(cc) => self.on_conn_ends(cc),
+            What::ListenerTurn(i) => self.on_listener_turn(i),
+            What::ListenerGone(n, g, id) => self.on_listener_gone(n, g, id),
+            What::Leaving(n, g, until) => self.on_leaving(n, g, until),
             What::NextFault => self.on_next_fault(),
         }
     }
@@ -406,6 +423,13 @@ impl World {
             config.read_mode = ReadMode::Confirm;
         }
         config.secret = s.secret.then(|| b"a secret".to_vec());
+        config.max_staleness_ms = s.max_staleness_ms;
+        if s.acks_leader {
+            config.acks = Acks::Leader;
+        }
+        if s.max_memory > 0 {
+            (config.settings.max_memory, config.settings.eviction) = (s.max_memory, Eviction::VolatileRandom);
+        }
         config.hash_key = HashKey(self.dice.nonce());
         let mut now = self.nodes[n].clock.now(self.t);
         config.started = now.wall;
@@ -571,16 +595,21 @@ impl World {
                     });
                     self.service_submit(n, *request);
                 }
-                Effect::Release { conn, seq } => self.release(n, conn.0, seq),
+                Effect::Release { conn, seq } => {
+                    self.release(n, conn.0, seq);
+                    self.listener_released(conn.0, seq);
+                }
                 Effect::Resume(conn) => {
                     let wait = self.dice.between(US, 50 * US);
                     self.after(wait, What::ServerResume(conn.0));
                 }
-                // Fetched and thrown away: whether it was delivered is not judged here.
                 Effect::Push(conn) => {
-                    let _ = p.keeper.take_pushed(conn, &mut Output::new(), usize::MAX);
+                    let mut out = Output::new();
+                    let _ = p.keeper.take_pushed(conn, &mut out, usize::MAX);
+                    self.listener_pushed(conn.0, out.to_vec());
                 }
                 Effect::CloseClient(conn) => {
+                    self.listener_closed(conn.0);
                     self.coverage.hit("client closed: nothing was acknowledged in time");
                     self.close_client(conn.0);
                 }
@@ -588,6 +617,7 @@ impl World {
                 Effect::CloseIdle(_) => {}
                 Effect::CloseClients => {
                     self.coverage.hit("clients closed");
+                    self.listeners_closed(n);
                     let all: Vec<u64> =
                         self.client_conns.iter().filter(|(_, cc)| cc.node == n).map(|(id, _)| *id).collect();
                     all.into_iter().for_each(|cc| self.close_client(cc));
@@ -599,7 +629,9 @@ impl World {
                     // That no leader is found for ten seconds may be so; that it ends is for the convergence check.
                     let true_alarm = notice.text.starts_with("no leader, and this node")
                         || notice.text.contains("does not answer here")
-                        || self.lost_all && notice.text.contains("ALL DATA ARE LOST");
+                        || self.lost_all && notice.text.contains("ALL DATA ARE LOST")
+                        || self.lost_all && notice.text.contains("by an operator")
+                        || self.lost_all && notice.text.contains("total_loss: halt waits for an operator");
                     if notice.level == Level::Error && !true_alarm {
                         self.fail(format!("n{n} says at ERROR: {notice}"));
                     }
@@ -641,6 +673,19 @@ impl World {
         if let Err(text) = self.checks.after_call(n, &view, &mut self.coverage) {
             self.fail(text);
         }
+        let end = self.checks.history.end();
+        if self.ends.last().is_some_and(|(_, last)| *last > end) {
+            self.ends.clear();
+        }
+        if self.ends.last().is_none_or(|(_, last)| *last < end) {
+            self.ends.push((self.t, end));
+        }
+    }
+
+    /// What was acknowledged at that time; nothing is known of what was before a reset.
+    pub fn end_at(&self, t: u64) -> Offset {
+        let known = self.ends.partition_point(|(at, _)| *at <= t);
+        known.checked_sub(1).map_or(Offset::ZERO, |i| self.ends[i].1)
     }
 
     /// Checks what a change of `/state` may have broken.

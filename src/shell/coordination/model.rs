@@ -86,6 +86,11 @@ impl Model {
         self.sessions.contains_key(&session)
     }
 
+    /// The sessions that are open.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.sessions.keys().copied()
+    }
+
     /// Ends a session, by expiry or by its owner's wish: its live entries vanish, and who waited for one of their names gets it.
     pub fn end_session(&mut self, session: SessionId) {
         if self.sessions.remove(&session).is_none() {
@@ -418,14 +423,15 @@ impl Client {
     }
 
     /// Gains contact, at first or again: in the old session if that is still open, else in a new one. Returns the greeting, and the
-    /// confirmation of the repeated registration.
+    /// answer to the repeated registration.
     pub fn connect(&mut self, model: &mut Model) -> Vec<CoordEvent> {
         self.in_contact = true;
         let kept = self.session.filter(|s| model.is_open(*s));
         let session = kept.unwrap_or_else(|| model.open_session());
         self.session = Some(session);
         let mut events = model.greeting();
-        if let Some(registration) = self.registration.clone().filter(|_| kept.is_none()) {
+        // Also in a session that was kept: what was told while contact was lost is lost.
+        if let Some(registration) = self.registration.clone() {
             events.extend(model.apply(session, &CoordRequest::Register(registration)));
         }
         events
