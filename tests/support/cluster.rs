@@ -338,7 +338,9 @@ impl Node {
         node
     }
 
-    fn listening(
+    /// The same at these addresses: for clients, for other nodes, for operators, for Sentinel's clients.
+    #[must_use]
+    pub fn listening(
         name: &str,
         [addr, replication, admin, sentinel]: [SocketAddr; 4],
         zookeeper: &str,

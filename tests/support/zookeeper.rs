@@ -20,6 +20,19 @@ const LOG_JAR: &str = "/usr/share/java/slf4j-simple.jar";
 /// A busy machine takes a second or two.
 const READY_CAP: Duration = Duration::from_secs(30);
 
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory that can be read") {
+        let entry = entry.expect("an entry of a directory");
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_directory(&path, &copy);
+        } else {
+            fs::copy(&path, &copy).expect("a file that can be copied");
+        }
+    }
+}
+
 /// A server, killed and its data deleted when dropped.
 pub struct ZooKeeper {
     child: Option<Child>,
@@ -115,6 +128,24 @@ impl ZooKeeper {
         assert!(self.child.is_none(), "the server is running");
         fs::remove_dir_all(self.directory.join("data")).expect("the data can be deleted");
         fs::create_dir_all(self.directory.join("data")).expect("a directory for ZooKeeper's data");
+    }
+
+    /// Copies what the killed server knows.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn back_up(&self) {
+        assert!(self.child.is_none(), "the server is running");
+        copy_directory(&self.directory.join("data"), &self.directory.join("backup"));
+    }
+
+    /// Sets the killed server back to what was copied.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn restore(&mut self) {
+        self.wipe();
+        copy_directory(&self.directory.join("backup"), &self.directory.join("data"));
     }
 
     /// Starts the server on the data and the port it had, after [`ZooKeeper::kill`], and waits until it answers.
