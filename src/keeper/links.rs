@@ -648,7 +648,9 @@ impl Keeper {
     fn pump(&mut self, now: Now, stream: &mut Stream, out: &mut Vec<Bytes>) -> (LinkPoll, usize) {
         let mut budget = LINK_BYTES_PER_TURN;
         let mut sent = 0;
-        let sure = self.is_sure_leader(now) && self.config.read_mode == ReadMode::Lease;
+        // Before it has acknowledged anything in its own epoch a leader does not know all that was acknowledged before.
+        let knows_all = self.leading.as_ref().is_some_and(|l| self.acked >= l.barrier);
+        let sure = self.is_sure_leader(now) && knows_all && self.config.read_mode == ReadMode::Lease;
         while sent < budget {
             if let Some(parts) = &mut stream.parts {
                 sent += send_part(now, self.acked, sure, parts, out);

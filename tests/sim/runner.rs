@@ -77,6 +77,14 @@ fn story(world: &mut World) -> Result<(), String> {
     world.run_until(world.t + world.setup.fault_phase)?;
     let calm_from = world.lift_faults();
     world.run_until(calm_from)?;
+    // Who was told to end before then does so, and is started again.
+    let is_ending = |world: &World| world.nodes.iter().any(|n| n.process.as_ref().is_some_and(|p| p.stopping));
+    if is_ending(world) {
+        while is_ending(world) {
+            world.run_until(world.t + 100 * MS)?;
+        }
+        world.run_until(world.t + 2_000 * MS)?;
+    }
     if world.lost_all && world.checks.resets == 0 {
         // Whether what is left comes back is not promised; that nothing false is said is.
         world.run_until(world.t + 8_000 * MS)?;

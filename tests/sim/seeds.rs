@@ -18,6 +18,13 @@ fn a_copy_given_up_while_another_leader_is_taken_up_joins_again() {
 }
 
 #[test]
+fn a_leader_that_has_acknowledged_nothing_yet_vouches_for_the_age_of_no_replica() {
+    // Ready, but with too few in sync to acknowledge its barrier, it called its position all that was acknowledged: the former leader had
+    // acknowledged more, and a replica that had applied less answered as if it were fresh.
+    holds(2_960);
+}
+
+#[test]
 fn a_learner_comes_in_under_a_steady_stream_of_writes() {
     // A leader that is alone holds each entry at once: the learner never had all that was held.
     holds(1_003);
