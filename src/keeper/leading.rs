@@ -594,6 +594,9 @@ impl Keeper {
         let suspect = self.shared.suspect_ms;
         let others: Vec<&Member> = known.state.in_sync.iter().filter(|m| **m != self.me).collect();
         let (mut out, mut silent, mut left_at) = (Vec::new(), Vec::new(), Boot(0));
+        // Silent, or about to be: whom a cut takes away together were heard last up to a heartbeat apart.
+        let mut quiet = 0;
+        let quiet_ms = suspect.saturating_sub(self.shared.heartbeat_ms);
         for member in &others {
             let Some(f) = leading.followers.get(&member.copy) else {
                 out.push(member.copy);
@@ -605,6 +608,7 @@ impl Keeper {
             let oldest = f.marks.front().map(|(_, sent)| *sent);
             let slow = oldest.into_iter().chain(f.outrun_since).any(|since| now.boot.ms_since(since) > SLOW_MS);
             let judged = now.boot >= leading.judge_at;
+            quiet += usize::from(now.boot >= heard.plus_ms(quiet_ms));
             let let_go = f.leaving && self.may_let_go(known.state.in_sync.len() - out.len());
             if gone || let_go || (slow && judged) || leading.unname.contains(&member.copy) {
                 out.push(member.copy);
@@ -617,7 +621,7 @@ impl Keeper {
         }
         // R11: whoever lost most of its members without a word lets the bigger side go first. That side may have heard this node,
         // and so have promised, until its link was closed.
-        let most = silent.len() * 2 > others.len();
+        let most = quiet * 2 > others.len();
         let waited = now.boot >= left_at.plus_ms(self.shared.promise_ms + MOST_LOST_EXTRA_MS);
         if !most || waited {
             out.extend(silent);

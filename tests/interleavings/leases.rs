@@ -135,6 +135,24 @@ pub fn i15_a_promise_that_the_leader_cannot_use_ends_because_it_hangs_up() {
     comes_to_rest(&mut world, 2, "k", Some("new"));
 }
 
+/// 15, all members in one cut, but heard last a heartbeat apart: the first to be silent is not taken out alone.
+#[test]
+pub fn i15_members_that_fall_silent_a_heartbeat_apart_are_not_taken_out_one_by_one() {
+    let mut world = cluster();
+    while world.now_ms % 50 != 25 {
+        world.run(1);
+    }
+    world.stop(1, 0);
+    world.run(50);
+    world.stop(2, 0);
+    world.run_until("a replica leads", 2_000, |w| leads(w, 1) || leads(w, 2));
+    assert_eq!(world.in_sync(), 2, "both of them are left");
+    let leader = if leads(&world, 1) { 1 } else { 2 };
+    set(&mut world, leader, "k", "new");
+    world.heal();
+    comes_to_rest(&mut world, 3, "k", Some("new"));
+}
+
 /// 15, all members at once: the leader is heard by everybody and hears nobody. It hangs up, and lets them elect another one; alone, it
 /// would be below the minimum and refuse all writes for as long as that lasts.
 #[test]
