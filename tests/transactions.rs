@@ -211,7 +211,8 @@ fn exec_waits_for_the_lease_also_if_it_writes_and_is_then_executed() {
     assert!(!world.answered(&mut request), "that it changes nothing is an answer that needs the lease");
     world.cut_off.clear();
     world.run_until("an answer", 500, |w| w.keeper(0).leader_may_read(w.now()));
-    world.run(5);
+    // A lease that came with a pulse is noticed when members are looked at next, which is every 10 ms.
+    world.run(10);
     assert!(world.answered(&mut request));
     assert_eq!(request.out.to_vec(), b"*1\r\n:0\r\n");
 }
