@@ -144,7 +144,7 @@ impl Keeper {
             if self.leaving && now.boot >= self.leave_at {
                 self.leave_at = now.boot.plus_ms(HANDOVER_MS);
                 if self.kept_by(1).is_some() {
-                    // It tries again; `tell_why_it_stays` says so.
+                    // It tries again; `keep_leaving` says why.
                     self.leave_at = now.boot.plus_ms(LOOK_MS);
                 } else if let Err(why) = self.begin_handover(now, None, HANDOVER_MS, fx) {
                     let text = format!("cannot hand over: {why}");
