@@ -568,6 +568,74 @@ fn second_pause_prolongs_the_first_and_makes_it_no_milder() {
     assert!(world.answered(&mut ping));
 }
 
+/// A time at the end of the range was a pause without an end, in which who could end it was held, too.
+#[test]
+fn pause_of_any_length_is_refused_or_can_be_ended_and_looked_at() {
+    let mut world = world(1, with_password);
+    let operator = world.connect(0);
+    let auth: &[&str] = &["AUTH", "open sesame"];
+    world.ask_on(0, operator, auth);
+    let pause = |world: &mut World, ms: &str| world.ask_on(0, operator, &["CLIENT", "PAUSE", ms]);
+    assert_eq!(pause(&mut world, "9223372036854775807"), b"-ERR timeout is out of range\r\n");
+    assert_eq!(pause(&mut world, "9223372036854775808"), b"-ERR timeout is not an integer or out of range\r\n");
+    let longest = (i64::MAX as u64 - world.now_of(0).wall.0).to_string();
+    assert_eq!(pause(&mut world, &longest), b"+OK\r\n");
+
+    // What came behind the pause in one write is held; what a newcomer and an operator need is not.
+    let reader = world.connect(0);
+    let mut both = world.pipeline(0, reader, &[auth, &["CLIENT", "SETNAME", "x"], &["GET", "k"], &["PING"]]);
+    let mut behind = world.pipeline(0, operator, &[&["CLIENT", "PAUSE", "1"], &["GET", "k"]]);
+    world.run(5_000);
+    assert!(!world.answered(&mut both) && !world.answered(&mut behind));
+    assert_eq!(both.out.to_vec(), b"+OK\r\n+OK\r\n");
+    assert_eq!(behind.out.to_vec(), b"+OK\r\n");
+    let other = world.connect(0);
+    let answered: &[&[&str]] = &[
+        auth,
+        &["HELLO", "3"],
+        &["CLIENT", "SETINFO", "LIB-NAME", "x"],
+        &["SELECT", "0"],
+        &["COMMAND", "DOCS", "get"],
+        &["DATAKEEPER", "STATUS"],
+        &["INFO"],
+        &["ROLE"],
+        &["CONFIG", "GET", "maxmemory"],
+        &["CLUSTER", "SLOTS"],
+        &["CLIENT", "LIST"],
+        &["SLOWLOG", "LEN"],
+    ];
+    for words in answered {
+        let mut request = world.request(0, other, words);
+        assert!(world.answered(&mut request), "{words:?}");
+    }
+    for words in [&["GET", "k"][..], &["SET", "k", "v"], &["PUBLISH", "c", "m"], &["PING"], &["DBSIZE"]] {
+        let conn = world.connect(0);
+        world.ask_on(0, conn, auth);
+        let mut request = world.request(0, conn, words);
+        assert!(!world.answered(&mut request), "{words:?}");
+    }
+    assert_eq!(world.ask_on(0, other, &["CLIENT", "UNPAUSE"]), b"+OK\r\n");
+    world.run(1);
+    assert!(world.answered(&mut both) && world.answered(&mut behind));
+}
+
+/// As Redis 8 does, and no wait ends later than its clock does.
+#[test]
+fn every_time_to_wait_has_a_range() {
+    let mut world = world(3, realistic);
+    let conn = world.connect(0);
+    for (words, wanted) in [
+        (&["WAIT", "9", "9223372036854775807"][..], "-ERR timeout is out of range\r\n"),
+        (&["WAIT", "9", "-1"], "-ERR timeout is negative\r\n"),
+        (&["WAIT", "9", "x"], "-ERR timeout is not an integer or out of range\r\n"),
+        (&["DEBUG", "SLEEP", "1e300"], "-ERR timeout is out of range\r\n"),
+        (&["DEBUG", "SLEEP", "inf"], "-ERR timeout is out of range\r\n"),
+        (&["DEBUG", "SLEEP", "nan"], "-ERR value is not a valid float\r\n"),
+    ] {
+        assert_eq!(String::from_utf8_lossy(&world.ask_on(0, conn, words)), wanted, "{words:?}");
+    }
+}
+
 #[test]
 fn wait_answers_with_what_there_is_when_its_time_is_over() {
     let mut world = world(3, acks_leader);

@@ -18,7 +18,7 @@ use crate::store::{Event as KeyEvent, KeyHash, Mutation};
 
 use super::admission::{Gate, Gates, Held, OOM};
 use super::eviction::{EVICTION_WORK, Room};
-use super::session::{Flow, Session};
+use super::session::{Flow, Session, goes_on_while_paused};
 use super::{Acks, Effects, Forward, Keeper, SWEEP_MS, Touched};
 
 /// Keys that one hold of the lock looks at for expiry: some 40 µs if all are due.
@@ -85,6 +85,8 @@ pub type Touch = (&'static CommandSpec, KeyHash);
 /// What became of one command.
 pub(super) enum Outcome {
     Next,
+    /// It is answered; whether what follows it may be executed is to be asked anew.
+    Look,
     Stop(Next),
     /// The leader executes it.
     Forward,
@@ -109,11 +111,16 @@ impl Keeper {
         self.waiting.remove(conn);
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
+        let mut end = batch.len();
         if self.pause.is_some()
             && let Some(until) = self.paused(now, true)
         {
-            self.waiting.insert(conn, until);
-            return self.end_batch(conn, session, 0, None, Next::Wait, None);
+            let goes_on = |at: &usize| resolve(&batch.args(*at, input)).is_ok_and(goes_on_while_paused);
+            end = from + (from..end).take_while(goes_on).count();
+            if end == from {
+                self.waiting.insert(conn, until);
+                return self.end_batch(conn, session, 0, None, Next::Wait, None);
+            }
         }
         if self.role == Role::Leader {
             self.tick(now);
@@ -134,8 +141,8 @@ impl Keeper {
             // What was published before these commands stands before their replies.
             inbox.take(out, usize::MAX);
         }
-        'batch: while done < batch.len() {
-            let group = (batch.len() - done).min(PREFETCH_GROUP);
+        'batch: while done < end {
+            let group = (end - done).min(PREFETCH_GROUP);
             let mut found;
             let touched = match group {
                 1 => &[touch][..],
@@ -151,7 +158,7 @@ impl Keeper {
                 let unheard = session.replies.begin().then(|| out.mark());
                 let outcome = self.command(now, conn, &mut session, &mut gates, &args, *touched, out, &mut need, fx);
                 if let Some(mark) = unheard
-                    && session.replies.end(matches!(outcome, Outcome::Next))
+                    && session.replies.end(matches!(outcome, Outcome::Next | Outcome::Look))
                 {
                     out.rewind(mark);
                     self.take_own(session.protocol, out); // what is pushed is no reply
@@ -164,6 +171,10 @@ impl Keeper {
                             next = Next::Again;
                             break 'batch;
                         }
+                    }
+                    Outcome::Look => {
+                        done += 1;
+                        break 'batch;
                     }
                     Outcome::Forward => {
                         forward = Some(self.forward(&mut session, batch, input, done));
@@ -182,6 +193,9 @@ impl Keeper {
             }
         }
         self.end_run(now, &session, batch, input);
+        if next == Next::Done && done < batch.len() {
+            next = Next::Again;
+        }
         if self.log.end() > end_before {
             self.advance(now, fx);
             self.wake_followers(fx);
@@ -364,7 +378,8 @@ impl Keeper {
                 let outcome = self.exec(now, conn, session, spec, *gates, args, out, need, fx);
                 self.take_own_behind_reply(session, out);
                 *gates = self.gates_of(now, session);
-                outcome
+                // It may have paused everything.
+                if self.pause.is_some() && matches!(outcome, Outcome::Next) { Outcome::Look } else { outcome }
             }
             Exec::Session(command) => {
                 if matches!(command, SessionCommand::Watch | SessionCommand::DataKeeperHolders)
@@ -391,7 +406,7 @@ impl Keeper {
                 match flow {
                     Flow::Done => {
                         session.wait_until = None;
-                        Outcome::Next
+                        if self.pause.is_some() { Outcome::Look } else { Outcome::Next }
                     }
                     Flow::Block { until } => {
                         self.waiting.insert(conn, until);

@@ -1,19 +1,20 @@
 //! Commands about all connections: CLIENT LIST, INFO, KILL, UNBLOCK, PAUSE, UNPAUSE.
 //!
 //! A pause is this node's alone and ends with its time; the leadership may go elsewhere meanwhile. While writes are paused nothing
-//! expires: an expired key is hidden, as at a replica. Not here: links to other nodes, which are no clients here.
+//! expires: an expired key is hidden, as at a replica. What a connection begins with and what operators say is answered during any pause
+//! ([`goes_on_while_paused`]): with a password, too, there is a way to end one that was asked for by mistake. Not here: links to other nodes, which are no clients here.
 
 use std::fmt::Write;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::ConnId;
-use crate::command::{CommandError, integer};
+use crate::command::{CommandError, CommandSpec, Flag, integer};
 use crate::keeper::pubsub::Kind;
 use crate::keeper::tracking::Tracking;
 use crate::keeper::{Effect, Effects, Keeper};
 use crate::resp::{Args, Protocol, Reply};
 
-use super::{Answer, Flow, Session};
+use super::{Answer, Flow, Session, timeout_ms};
 
 /// What CLIENT PAUSE asked for.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +117,28 @@ fn type_of(kind: &[u8]) -> Result<Type, String> {
     }
 }
 
+/// Whether a command is answered although every one is held: it neither reads nor writes data, and nobody could look at the node or end the pause
+/// without it.
+pub(in crate::keeper) fn goes_on_while_paused(spec: &CommandSpec) -> bool {
+    let container = spec.name.split_once('|').map_or(spec.name, |(container, _)| container);
+    let on_data = spec.flags.has(Flag::Readonly) || spec.flags.has(Flag::Write);
+    let asks = matches!(
+        container,
+        "client"
+            | "cluster"
+            | "command"
+            | "datakeeper"
+            | "info"
+            | "latency"
+            | "memory"
+            | "role"
+            | "select"
+            | "sentinel"
+            | "slowlog"
+    );
+    !on_data && (asks || spec.flags.has(Flag::Admin) || spec.flags.has(Flag::NoAuth))
+}
+
 impl Keeper {
     pub(super) fn client_kill(
         &mut self,
@@ -177,8 +200,7 @@ impl Keeper {
             4 => return Err("ERR CLIENT PAUSE mode must be WRITE or ALL".into()),
             _ => return Err(CommandError::Syntax.to_string().into()),
         };
-        let ms = integer(args.get(2)).map_err(|_| "ERR timeout is not an integer or out of range")?;
-        let ms = u64::try_from(ms).map_err(|_| "ERR timeout is negative")?;
+        let ms = timeout_ms(now, args.get(2))?;
         let earlier = self.pause.filter(|pause| pause.until > now.boot);
         self.pause = Some(Pause {
             until: now.boot.plus_ms(ms).max(earlier.map_or(Boot(0), |pause| pause.until)),

@@ -8,12 +8,14 @@ use crate::command::{CommandError, integer};
 use crate::keeper::Keeper;
 use crate::resp::{Args, Reply};
 
-use super::{Answer, Flow, Session};
+use super::{Answer, Flow, Session, in_range};
 
 pub(super) fn sleep(now: Now, session: &mut Session, args: &Args<'_>, reply: &mut Reply<'_>) -> Answer {
     let seconds = std::str::from_utf8(args.get(2)).ok().and_then(|text| text.parse::<f64>().ok());
     let seconds = seconds.filter(|seconds| *seconds >= 0.0).ok_or_else(|| CommandError::NotFloat.to_string())?;
-    let until = *session.wait_until.get_or_insert(now.boot.plus_ms((seconds * 1_000.0) as u64));
+    // What is beyond the range of the type becomes its end, and is refused.
+    let ms = in_range(now, (seconds * 1_000.0) as i64)?;
+    let until = *session.wait_until.get_or_insert(now.boot.plus_ms(ms));
     if now.boot < until {
         return Ok(Flow::Block { until });
     }

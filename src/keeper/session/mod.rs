@@ -31,7 +31,7 @@ use hashbrown::HashMap;
 
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{ChangeId, ConnId, Position};
-use crate::command::{SessionCommand, SliceState};
+use crate::command::{SessionCommand, SliceState, integer};
 use crate::resp::{Args, Output, Protocol, Reply};
 
 use clients::Unblock;
@@ -41,7 +41,7 @@ use super::tracking::{self, Tracking};
 use super::transaction::{self, Transaction, Watches};
 use super::{Effects, Keeper};
 
-pub(super) use clients::Pause;
+pub(super) use clients::{Pause, goes_on_while_paused};
 pub(super) use config::Rewrite;
 pub use parameters::{EVICTION_SAMPLES_MAX, MAX_MEMORY_MAX, paths_set_now};
 pub(super) use position::parse as parse_position;
@@ -207,6 +207,20 @@ pub(super) enum Flow {
 
 /// What a session command comes to; an error is the error line without the leading `-`, and nothing was written.
 pub(super) type Answer = Result<Flow, Cow<'static, str>>;
+
+/// How long a command shall wait or hold others, in ms, from an argument.
+fn timeout_ms(now: Now, text: &[u8]) -> Result<u64, &'static str> {
+    in_range(now, integer(text).map_err(|_| "ERR timeout is not an integer or out of range")?)
+}
+
+/// The same from a number. As in Redis, the instant at which that is over has to be one of the wall clock.
+fn in_range(now: Now, ms: i64) -> Result<u64, &'static str> {
+    let ms = u64::try_from(ms).map_err(|_| "ERR timeout is negative")?;
+    if ms > i64::MAX.unsigned_abs().saturating_sub(now.wall.0) {
+        return Err("ERR timeout is out of range");
+    }
+    Ok(ms)
+}
 
 /// All sessions of this process.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use crate::keeper::Keeper;
 use crate::resp::{Args, Reply};
 
 use super::clients::Unblock;
-use super::{Answer, Flow, Session};
+use super::{Answer, Flow, Session, timeout_ms};
 
 const ON_A_REPLICA: &str = "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica \
     is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.";
@@ -54,10 +54,9 @@ impl Keeper {
             return Err(if session.wait_until.is_some() { DEPOSED } else { ON_A_REPLICA }.into());
         }
         let wanted = integer(args.get(1)).map_err(|_| CommandError::NotInteger.to_string())?;
-        let until = match integer(args.get(2)) {
-            Ok(0) => Boot(u64::MAX),
-            Ok(ms) => now.boot.plus_ms(u64::try_from(ms).map_err(|_| "ERR timeout is negative")?),
-            Err(_) => return Err("ERR timeout is not an integer or out of range".into()),
+        let until = match timeout_ms(now, args.get(2))? {
+            0 => Boot(u64::MAX),
+            ms => now.boot.plus_ms(ms),
         };
         let mut until = *session.wait_until.get_or_insert(until);
         if unblocked.is_some() {
