@@ -57,7 +57,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("bitfield", -2, bitfield)
         .args("key [GET type offset | [OVERFLOW WRAP | SAT | FAIL] SET type offset value | INCRBY type offset increment ...]")
         .flags(&[Write, DenyOom])
-        .keys(Keys::one(KeyUse::UpdateBySome))
+        .key_by(bitfield_usage)
         .doc(Group::Bitmap, "3.2.0", "Reads and changes integers of any width anywhere in a string value."),
     CommandSpec::data("bitfield_ro", -2, bitfield_ro)
         .args("key [GET type offset ...]")
@@ -490,6 +490,22 @@ impl Overflow {
             () => Err(CommandError::OverflowType),
         }
     }
+}
+
+/// BITFIELD of nothing but GET reads; of anything else, and what it would refuse too, counts as a change, as in Redis.
+fn bitfield_usage(args: &Args<'_>) -> KeyUse {
+    let mut i = 2;
+    while i < args.len() {
+        let (word, behind) = (args.get(i), args.len() - i - 1);
+        if word.eq_ignore_ascii_case(b"GET") && behind >= 2 {
+            i += 3;
+        } else if word.eq_ignore_ascii_case(b"OVERFLOW") && behind >= 1 {
+            i += 2;
+        } else {
+            return KeyUse::Update;
+        }
+    }
+    KeyUse::Read
 }
 
 fn bitfield(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {

@@ -17,8 +17,11 @@ use crate::command::{CommandError, SessionCommand as Run, dump, generic};
 use crate::resp::Args;
 use crate::store::Entry;
 
-pub(super) const ROWS: &[CommandSpec] =
-    &[CommandSpec::container("debug", DEBUG).doc(Group::Server, "1.0.0", "A container for commands for tests.")];
+pub(super) const ROWS: &[CommandSpec] = &[CommandSpec::container("debug", DEBUG).flags(FLAGS).doc(
+    Group::Server,
+    "1.0.0",
+    "A container for commands for tests.",
+)];
 
 const FLAGS: &[Flag] = &[Admin, Noscript, Loading, Stale];
 const ACL: &[Category] = &[Category::Admin, Dangerous];

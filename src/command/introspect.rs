@@ -113,10 +113,9 @@ fn command_getkeysandflags(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Don
     let (spec, request) = quoted_request(args)?;
     ctx.reply.array(keys_of(spec, &request).count());
     for (i, key) in keys_of(spec, &request).enumerate() {
-        let usage = if i == 0 { spec.keys.usage } else { spec.keys.others };
         ctx.reply.array(2);
         ctx.reply.bulk(key);
-        write_set(&mut ctx.reply, usage.flags().iter().copied());
+        write_set(&mut ctx.reply, spec.usage_of(i, &request).flags().iter().copied());
     }
     Ok(Done::Done)
 }

@@ -15,7 +15,7 @@ use crate::command::glob::glob_matches;
 use crate::command::number::{Decimal, integer};
 use crate::command::spec::Category::{Dangerous, Keyspace};
 use crate::command::spec::Flag::{Fast, Readonly, Stale, Write};
-use crate::command::spec::{CommandSpec, Group};
+use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::command::{CommandError, slot};
 use crate::resp::{Args, Reply};
 use crate::store::{Entry, Mutation};
@@ -46,16 +46,16 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(&[Readonly])
         .tips(&["request_policy:all_shards", "response_policy:special", "nondeterministic_output"])
         .doc(Group::Generic, "1.0.0", "Returns one of the keys by chance."),
-    CommandSpec::data("swapdb", 3, one_database).args("index1 index2").flags(&[Fast]).doc(
-        Group::Server,
-        "4.0.0",
-        "Is refused: there is one database.",
-    ),
-    CommandSpec::data("move", 3, one_database).args("key db").flags(&[Fast]).doc(
-        Group::Generic,
-        "1.0.0",
-        "Is refused: there is one database.",
-    ),
+    CommandSpec::data("swapdb", 3, one_database)
+        .args("index1 index2")
+        .flags(&[Write, Fast])
+        .doc(Group::Server, "4.0.0", "Is refused: there is one database.")
+        .acl(&[Keyspace, Dangerous]),
+    CommandSpec::data("move", 3, one_database)
+        .args("key db")
+        .flags(&[Write, Fast])
+        .keys(Keys::one(KeyUse::Update))
+        .doc(Group::Generic, "1.0.0", "Is refused: there is one database."),
     CommandSpec::data("flushall", -1, flush)
         .args("[ASYNC | SYNC]")
         .flags(&[Write])

@@ -12,6 +12,7 @@ use crate::resp::Args;
 pub const REDIS_VERSION: &str = "7.2.4";
 
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
+const OF_ALL_SHARDS: &[&str] = &["nondeterministic_output", "request_policy:all_shards", "response_policy:special"];
 
 pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("echo", 2, echo).args("message").flags(&[Loading, Stale, Fast]).doc(
@@ -37,12 +38,12 @@ pub(super) const ROWS: &[CommandSpec] = &[
 ];
 
 const MEMORY: &[CommandSpec] = &[
-    CommandSpec::session("memory|doctor", 2, SessionCommand::MemoryDoctor).tips(NONDETERMINISTIC).doc(
+    CommandSpec::session("memory|doctor", 2, SessionCommand::MemoryDoctor).tips(OF_ALL_SHARDS).doc(
         Group::Server,
         "4.0.0",
         "Returns what looks wrong with the memory of this node.",
     ),
-    CommandSpec::session("memory|stats", 2, SessionCommand::MemoryStats).tips(NONDETERMINISTIC).doc(
+    CommandSpec::session("memory|stats", 2, SessionCommand::MemoryStats).tips(OF_ALL_SHARDS).doc(
         Group::Server,
         "4.0.0",
         "Returns where the memory of this node is.",

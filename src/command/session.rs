@@ -3,7 +3,9 @@
 use crate::command::introspect::{HELP_FLAGS, help};
 use crate::command::keyspace::{COUNTKEYSINSLOT, GETKEYSINSLOT};
 use crate::command::spec::Category::{self, Connection, Dangerous};
-use crate::command::spec::Flag::{self, Admin, AllowBusy, Blocking, Fast, Loading, NoAuth, NoMulti, Noscript, Stale};
+use crate::command::spec::Flag::{
+    self, Admin, AllowBusy, Blocking, Fast, Loading, NoAsyncLoading, NoAuth, NoMulti, Noscript, Stale,
+};
 use crate::command::spec::{CommandSpec, Group};
 
 /// What the keeper executes. Arguments are checked in number only.
@@ -343,7 +345,7 @@ const CLUSTER: &[CommandSpec] =
         GETKEYSINSLOT,
         CommandSpec::session("cluster|failover", -2, Run::ClusterFailover)
             .args("[FORCE | TAKEOVER]")
-            .flags(&[Admin, Stale])
+            .flags(&[Admin, Stale, NoAsyncLoading])
             .doc(Group::Cluster, "3.0.0", "Asks the leader to hand over to this replica."),
         CommandSpec::session("cluster|info", 2, Run::ClusterInfo).flags(&[Stale]).tips(NONDETERMINISTIC).doc(
             Group::Cluster,

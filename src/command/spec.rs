@@ -28,6 +28,8 @@ pub struct CommandSpec {
     pub acl: Categories,
     /// Which arguments are keys.
     pub keys: Keys,
+    /// What a request does with its key, if that depends on its arguments ([`KeyUse::UpdateBySome`]).
+    pub usage_by: Option<fn(&Args<'_>) -> KeyUse>,
     /// Whether one call may be too long for one hold of the lock.
     pub work: Work,
     /// Chapter of the manual.
@@ -406,6 +408,7 @@ impl CommandSpec {
             flags: Flags::of(&[]),
             acl: Categories::of(&[]),
             keys: Keys::NONE,
+            usage_by: None,
             work: Work::Constant,
             group: Group::Generic,
             since: "",
@@ -452,6 +455,12 @@ impl CommandSpec {
 
     pub(super) const fn keys(mut self, keys: Keys) -> CommandSpec {
         self.keys = keys;
+        self
+    }
+
+    /// One key, the first argument, of which the other arguments say what is done with it.
+    pub(super) const fn key_by(mut self, usage: fn(&Args<'_>) -> KeyUse) -> CommandSpec {
+        (self.keys, self.usage_by) = (Keys::one(KeyUse::UpdateBySome), Some(usage));
         self
     }
 
@@ -512,6 +521,16 @@ impl CommandSpec {
         let pace = if self.flags.has(Flag::Fast) { Category::Fast } else { Category::Slow };
         let implied = implied.into_iter().filter(|&(flag, _)| self.flags.has(flag)).map(|(_, category)| category);
         implied.fold(self.acl.with(pace), Categories::with)
+    }
+
+    /// What a request does with its key number `i`, counted from 0.
+    #[must_use]
+    pub fn usage_of(&self, i: usize, args: &Args<'_>) -> KeyUse {
+        match self.usage_by {
+            Some(usage) => usage(args),
+            None if i == 0 => self.keys.usage,
+            None => self.keys.others,
+        }
     }
 
     /// Whether it looks at keys, or changes them.

@@ -26,7 +26,7 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .args("key value [NX | XX | IFEQ value] [GET] [EX s | PX ms | EXAT unix-s | PXAT unix-ms | KEEPTTL]")
         .flags(&[Write, DenyOom])
         .quick()
-        .keys(Keys::one(KeyUse::UpdateBySome))
+        .key_by(set_usage)
         .doc(
             Group::String,
             "1.0.0",
@@ -172,6 +172,12 @@ fn get(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     let (hash, key) = ctx.first(args);
     reply_string(ctx, hash, key)?;
     Ok(Done::Done)
+}
+
+/// SET reads with GET, and with IFEQ, whose reply tells of the value; else it overwrites. As in Redis, GET anywhere behind the value counts.
+fn set_usage(args: &Args<'_>) -> KeyUse {
+    let reads = |word: &[u8]| word.eq_ignore_ascii_case(b"GET") || word.eq_ignore_ascii_case(b"IFEQ");
+    if args.iter().skip(3).any(reads) { KeyUse::Update } else { KeyUse::Overwrite }
 }
 
 fn set(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {

@@ -15,6 +15,7 @@
 mod support;
 
 mod requests;
+mod rows;
 mod rules;
 mod servers;
 mod wire;

@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
 
 /// Commands of ours that are not compared, as in docs/COMPATIBILITY.md.
 pub const NOT_COMPARED: &[&str] =
-    &["delifeq", "memory|usage", "cluster|countkeysinslot", "cluster|getkeysinslot", "lolwut"];
+    &["delifeq", "memory|usage", "cluster|countkeysinslot", "cluster|getkeysinslot", "lolwut", "move", "swapdb"];
 
 /// Two processes, two clocks: what is left of a time, or when it ends if it was relative, differs by what lies between two calls.
 fn clocks(request: &Request, ours: &[u8], theirs: &[u8]) -> bool {
