@@ -211,6 +211,8 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
     let memory = &config.memory;
     keeper.settings = Settings {
         max_memory: memory.max_bytes.unwrap_or(0),
+        output_limit: memory.output_limit,
+        max_clients_memory: memory.clients_max_bytes,
         eviction: memory.eviction,
         eviction_samples: memory.eviction_samples as usize,
         lfu_log_factor: memory.lfu_log_factor as u32,

@@ -25,9 +25,9 @@ pub const OWN_VALUE_BYTES: usize = 8 << 10;
 pub const PREFETCH_GROUP: usize = 32;
 /// Bytes read from a client per wake.
 pub const READ_BYTES_PER_WAKE: usize = 64 << 10;
-/// Most arguments of all commands of a transaction together, so that EXEC holds the lock no longer than one command may. Beyond: an error,
-/// and EXEC executes nothing.
-pub const TRANSACTION_ARGS_MAX: usize = ARGS_MAX;
+/// Most arguments of all commands of a transaction together, so that EXEC holds the lock for a second or so: more than a million of SET, since that is
+/// what libraries make of a pipeline. Beyond: an error, and EXEC executes nothing.
+pub const TRANSACTION_ARGS_MAX: usize = 4 * ARGS_MAX;
 /// Most bytes of these arguments, and of the effects that EXEC has when it begins its next command. Beyond: an error, at the
 /// latter in place of that command.
 pub const TRANSACTION_BYTES_MAX: usize = COMMAND_BYTES_MAX;
@@ -67,8 +67,17 @@ pub const OPERATORS_MAX: usize = 16;
 /// Log that a node keeps which has never had company, in bytes: whoever joins it gets a full copy. So little of it is in the processor's cache
 /// when it is written again.
 pub const LONE_BACKLOG_BYTES: usize = 1 << 20;
-/// Reply bytes that may wait for one client before the node stops reading its commands.
+/// Reply bytes that may wait for one client that reads before the node stops reading its commands.
 pub const OUTPUT_BYTES_PAUSE: usize = 1 << 20;
+/// A client for whom so much waits and who takes nothing of it for this long, ms, does not read: what it sends is read and executed all the same, and
+/// replies pile up.
+pub const STALLED_MS: u64 = 20;
+/// Reply bytes that may pile up for one client unless CONFIG SET `client-output-buffer-limit` says otherwise. Beyond: it is closed.
+pub const PILE_BYTES_MAX: u64 = 2 << 30;
+/// The same for all clients together (`maxmemory-clients`). Beyond: the one with most is closed.
+pub const PILES_BYTES_MAX: u64 = 4 << 30;
+/// In steps of this the Keeper is told how much waits for a client.
+pub const PILE_STEP_BYTES: usize = 256 << 10;
 /// Commands that the slow log may be told to keep.
 pub const SLOWLOG_LEN_MAX: usize = 1 << 20;
 /// Arguments of a command that the slow log keeps: Redis's `SLOWLOG_ENTRY_MAX_ARGC`. The last says how many more there were.

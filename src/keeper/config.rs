@@ -2,7 +2,7 @@
 
 use crate::base::clock::{Boot, Wall};
 use crate::base::ids::{HashKey, NodeId, RunId};
-use crate::base::limits::CLIENTS_MAX;
+use crate::base::limits::{CLIENTS_MAX, PILE_BYTES_MAX, PILES_BYTES_MAX};
 use crate::base::rules::LeftOut;
 use crate::cluster::config::ClusterConfig;
 use crate::cluster::registration::Host;
@@ -31,11 +31,32 @@ pub enum ReadMode {
     Local,
 }
 
+/// Bytes of replies that may wait for one client, in the three numbers of Redis's `client-output-buffer-limit normal`; 0 for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// Beyond this it is closed at once.
+    pub hard: u64,
+    /// Beyond this it is closed after `soft_s` seconds.
+    pub soft: u64,
+    /// See `soft`.
+    pub soft_s: u64,
+}
+
+impl Default for OutputLimit {
+    fn default() -> OutputLimit {
+        OutputLimit { hard: PILE_BYTES_MAX, soft: 0, soft_s: 0 }
+    }
+}
+
 /// What CONFIG SET changes: plain values, so that several change together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes that the store may take; 0 for no limit.
+    /// Bytes that the store may take, and replies that wait; 0 for no limit.
     pub max_memory: u64,
+    /// Bytes of replies that may wait for one client.
+    pub output_limit: OutputLimit,
+    /// The same for all clients together; 0 for no limit.
+    pub max_clients_memory: u64,
     /// What happens at that limit.
     pub eviction: Eviction,
     /// Keys that are looked at for each one that goes.
@@ -70,6 +91,8 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             max_memory: 0,
+            output_limit: OutputLimit::default(),
+            max_clients_memory: PILES_BYTES_MAX,
             eviction: Eviction::NoEviction,
             eviction_samples: 5,
             lfu_log_factor: 10,

@@ -57,7 +57,7 @@ impl Keeper {
     fn make_room_below(&mut self, limit: usize, bytes: usize) -> Room {
         let (slack, target) = (limit / SLACK, limit.saturating_sub(bytes));
         // What a replica queues grows nothing here, and its memory is the leader's business.
-        if self.store.used_memory() <= target || self.role != Role::Leader {
+        if self.used_memory() <= target || self.role != Role::Leader {
             return Room::Enough;
         }
         if !self.may_evict() {
@@ -68,7 +68,7 @@ impl Keeper {
             return Room::Full;
         }
         match self.evict(target) {
-            Room::Full if self.store.used_memory() + bytes <= limit + slack => Room::Enough,
+            Room::Full if self.used_memory() + bytes <= limit + slack => Room::Enough,
             room => room,
         }
     }
@@ -77,25 +77,25 @@ impl Keeper {
     /// freed: some of it now.
     fn is_full(&mut self, limit: usize, bytes: usize) -> bool {
         let fits = |used| used <= limit && used + bytes <= limit + limit / SLACK;
-        if fits(self.store.used_memory()) {
+        if fits(self.used_memory()) {
             return false;
         }
         self.store.sweep(SWEEP_WORK);
-        !fits(self.store.used_memory())
+        !fits(self.used_memory())
     }
 
     /// Deletes keys until no more than `target` bytes are used, or none may go, as one entry.
     fn evict(&mut self, target: usize) -> Room {
         debug_assert!(self.scratch.is_empty(), "deletions in the middle of another entry");
         // What was dropped already goes first.
-        if self.store.sweep(PUT_OFF_WORK) && self.store.used_memory() > target {
+        if self.store.sweep(PUT_OFF_WORK) && self.used_memory() > target {
             return Room::Again;
         }
         let (eviction, samples) = (self.settings().eviction, self.settings().eviction_samples);
         let end = self.log.end().next();
         let mut evicted = 0;
         let room = loop {
-            if self.store.used_memory() <= target {
+            if self.used_memory() <= target {
                 break Room::Enough;
             }
             if self.eviction_work == 0 || self.scratch.len() > ENTRY_BYTES_MAX {
@@ -103,9 +103,9 @@ impl Keeper {
             }
             match self.store.victim(eviction, samples, &mut self.rng, &mut self.eviction_work) {
                 Victim::Key(hash, key) => {
-                    let used = self.store.used_memory();
+                    let used = self.used_memory();
                     self.delete_unasked(hash, &key, KeyEvent::Evicted, end);
-                    let freed = used.saturating_sub(self.store.used_memory());
+                    let freed = used.saturating_sub(self.used_memory());
                     let work = DELETE_WORK + freed / FREED_BYTES_PER_WORK;
                     self.eviction_work = self.eviction_work.saturating_sub(work);
                     evicted += 1;
@@ -124,7 +124,7 @@ impl Keeper {
     /// After writes: if they took more than there is room for, the next tick is now.
     #[inline]
     pub(super) fn evict_soon(&mut self, now: Now) {
-        if self.limit().is_some_and(|limit| self.store.used_memory() > limit) && self.may_evict() {
+        if self.limit().is_some_and(|limit| self.used_memory() > limit) && self.may_evict() {
             self.upkeep_at = now.boot;
         }
     }
@@ -136,7 +136,7 @@ impl Keeper {
     /// Evicts what is beyond the limit, as far as one hold of the lock may. Returns whether more is.
     pub(super) fn evict_due(&mut self, now: Now, fx: &mut Effects) -> bool {
         let Some(limit) = self.limit().filter(|_| self.may_evict()) else { return false };
-        if self.store.used_memory() <= limit {
+        if self.used_memory() <= limit {
             return false;
         }
         self.eviction_work = EVICTION_WORK;

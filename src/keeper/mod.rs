@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -28,6 +28,7 @@ mod monitor;
 mod notice;
 mod notify;
 mod observe;
+mod piles;
 mod pubsub;
 mod report;
 mod session;
@@ -56,7 +57,7 @@ use crate::replication::pulse::PulseCell;
 use crate::replication::snapshot::Intake;
 use crate::store::Store;
 
-pub use config::{Acks, KeeperConfig, ProcessFigures, ReadMode, Settings, WritesOnReplica};
+pub use config::{Acks, KeeperConfig, OutputLimit, ProcessFigures, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next, Touch, Work};
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
@@ -293,6 +294,7 @@ pub struct Keeper {
 
     sessions: Sessions,
     holds: Holds,
+    piles: piles::Piles,
     pubsub: PubSub,
     /// What those were last told who listen to a Sentinel.
     sentinel_told: session::SentinelTold,
@@ -445,6 +447,7 @@ impl Keeper {
             in_company: false,
             sessions: Sessions::default(),
             holds: Holds::default(),
+            piles: piles::Piles::default(),
             pubsub: PubSub::default(),
             sentinel_told: Default::default(),
             tracking: tracking::Table::default(),
@@ -571,7 +574,8 @@ impl Keeper {
 
     /// Slices of background work: expiry, freeing, the log's backlog.
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
-        self.stats.sample(now, self.store.used_memory());
+        self.stats.sample(now, self.used_memory());
+        self.end_slow_piles(now, fx);
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
         }

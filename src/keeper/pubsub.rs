@@ -518,7 +518,7 @@ impl Keeper {
         let idle = inbox.queue.is_empty();
         if !inbox.put(now, bytes) {
             let text = format!("closing client {} ({}): too much was published for it", session.id, session.addr);
-            self.stats.subscribers_closed += 1;
+            self.stats.overrun_closed += 1;
             fx.extend([Effect::CloseClient(conn), Notice::warn(text)]);
         } else if idle {
             fx.push(Effect::Push(conn));

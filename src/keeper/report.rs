@@ -61,7 +61,7 @@ pub(super) struct Stats {
     /// Messages that did not get to another node: its link had too much to carry, or there was none.
     pub published_dropped: u64,
     /// Clients closed because they did not read what was published.
-    pub subscribers_closed: u64,
+    pub overrun_closed: u64,
     /// `errors` by the first word of their text. All texts are ours, so there are few.
     by_code: BTreeMap<Box<str>, u64>,
     /// When the counters of [`Rates`] were last looked at, and what they were.
@@ -138,7 +138,7 @@ impl Stats {
             partial_syncs_refused: 0,
             link_bytes: 0,
             published_dropped: 0,
-            subscribers_closed: 0,
+            overrun_closed: 0,
             by_code: BTreeMap::new(),
             sampled: (now.boot, Rates::default()),
             rates: Rates::default(),
@@ -192,7 +192,7 @@ impl Keeper {
     /// Keys in the store, and the bytes that they and their tables take; for metrics.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
-        (self.store.len(), self.store.used_memory())
+        (self.store.len(), self.used_memory())
     }
 
     /// So many bytes came from clients, and so many go to them.

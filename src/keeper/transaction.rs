@@ -8,7 +8,7 @@
 //! ```
 //! All mutations of one EXEC are one entry, so every replica and every later leader has all of them or none; its replies are
 //! held together like those of any batch. Commands that run in slices elsewhere run to their end here. A transaction is bounded
-//! as one command is (`TRANSACTION_ARGS_MAX`, `TRANSACTION_BYTES_MAX`), so that it fits an entry and EXEC ends soon.
+//! (`TRANSACTION_ARGS_MAX`, `TRANSACTION_BYTES_MAX`), so that it fits an entry and EXEC ends soon.
 //!
 //! Watches are this leadership's: whoever leads next knows nothing of them, so at any change of leader or epoch they count
 //! as changed. WATCH is therefore redirected as a write is. An EXEC that writes needs the lease that reads need, because only
@@ -31,7 +31,7 @@ use super::admission::{Gate, Gates, Held, OOM};
 use super::eviction::Room;
 use super::execute::{Next, Outcome};
 use super::session::{Answer, Flow, Session, parse_position};
-use super::{Effects, Keeper};
+use super::{Effect, Effects, Keeper, Notice};
 
 const NESTED: &str = "ERR MULTI calls can not be nested";
 const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
@@ -347,8 +347,10 @@ impl Keeper {
         let queue = &transaction.queue;
         let slow_before = std::mem::take(&mut self.calls.slow);
         session.executing_transaction = true;
+        let begun = out.mark();
         Reply::new(out, protocol).array(queue.len());
-        let (mut from, mut closes) = (0, false);
+        let (mut from, mut closes, mut overrun) = (0, false, false);
+        let most = usize::try_from(self.settings().output_limit.hard).unwrap_or(usize::MAX);
         while from < queue.len() {
             let group = (queue.len() - from).min(PREFETCH_GROUP);
             let mut touched = [None; PREFETCH_GROUP];
@@ -360,6 +362,11 @@ impl Keeper {
             }
             self.end_run(now, session, queue, &[]);
             from += group;
+            if most > 0 && out.len() > most {
+                // All of it happens, and nobody is told: more replies than may wait are not even gathered.
+                overrun |= session.hears();
+                out.rewind(begun);
+            }
         }
         self.calls.slow = slow_before;
         session.executing_transaction = false;
@@ -368,6 +375,14 @@ impl Keeper {
         self.stats.commands += queue.len() as u64;
         if !self.scratch.is_empty() {
             *need = self.append(session);
+        }
+        if overrun {
+            self.stats.overrun_closed += 1;
+            let (id, addr) = (session.id, &session.addr);
+            let why = format!(
+                "the replies of its EXEC are more than the {most} bytes that client-output-buffer-limit normal allows"
+            );
+            fx.extend([Notice::warn(format!("closing client {id} ({addr}): {why}")), Effect::CloseClient(conn)]);
         }
         if closes { Outcome::Stop(Next::CloseAfter) } else { Outcome::Next }
     }
@@ -472,7 +487,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transaction_is_bounded_as_one_command_is() {
+    fn transaction_is_bounded() {
         let mut batch = Batch::new();
         batch.push_command(&vec![&b"DEL"[..]; TRANSACTION_ARGS_MAX / 2]);
         let args = batch.args(0, &[]);

@@ -86,6 +86,31 @@ impl Output {
         self.big.shrink_to(bytes / size_of::<(usize, Bytes)>());
     }
 
+    /// Room for so many more bytes.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.buf.reserve(bytes);
+    }
+
+    /// Bytes that it takes, without those of shared pieces.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.buf.capacity() + self.big.capacity() * size_of::<(usize, Bytes)>()
+    }
+
+    /// Whether it takes much more room than its bytes.
+    #[must_use]
+    pub fn is_roomy(&self) -> bool {
+        self.buf.capacity() > 2 * self.buf.len() + 64
+    }
+
+    /// Appends a copy of everything in `other`; shared pieces stay shared.
+    pub fn append_copy(&mut self, other: &Output) {
+        let base = self.buf.len();
+        self.buf.extend_from_slice(&other.buf);
+        self.big.extend(other.big.iter().map(|(at, bytes)| (base + at, bytes.clone())));
+        self.big_bytes += other.big_bytes;
+    }
+
     /// The waiting bytes, if there are some and they lie in one piece.
     pub fn as_piece(&self) -> Option<&[u8]> {
         (self.big.is_empty() && !self.buf.is_empty()).then_some(&self.buf)

@@ -11,7 +11,7 @@
 //! batch that is all that has come is executed and answered with those of other connections, outside this task (`joined`).
 //! Each turn of the task does the first of these that it can, in this order: close if told to; send what may leave (it frees
 //! memory, and somebody waits for it); take a joined batch back; fetch what was published, if little is unsent; go on with a batch that waited; read. Reading goes on while replies are held, up to
-//! `OUTPUT_BYTES_PAUSE` of them, and a little beyond a batch that waits, so that a client that left is noticed. One that only sends nothing more gets
+//! `OUTPUT_BYTES_PAUSE` of them, and for as long as the client takes nothing of them (`pile`); and a little beyond a batch that waits, so that a client that left is noticed. One that only sends nothing more gets
 //! its answers first, unless what they wait for may take long.
 //!
 //! A big bulk is read into a vector of its own that grows with what has arrived, never with what was announced, and has no
@@ -42,11 +42,12 @@ use super::buffers::Buffers;
 use super::joined::{self, Joined, Returned, Waiting};
 use super::line::Line;
 use super::node::Node;
+use super::pile::Pile;
 use super::post::Letter;
 use super::proxy::{Early, Outcome, Pool, Upstream};
 use super::runtime::Arrival;
 use crate::base::ids::ConnId;
-use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, READ_BYTES_PER_WAKE};
+use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, PILE_STEP_BYTES, READ_BYTES_PER_WAKE};
 use crate::keeper::{Executed, Forward, Forwarded, Next, Watched, Work};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
@@ -171,6 +172,8 @@ enum News {
     Sent,
     Pushed,
     Resume,
+    /// The batch may go on: the client does not read, so what it gets piles up.
+    Stands,
     Returned(Box<Returned>),
     Read(usize),
 }
@@ -207,6 +210,8 @@ struct Client {
     ending: bool,
     /// Bytes that came, and that were handed to `unsent`, of which the Keeper was not told yet.
     uncounted: (u64, u64),
+    /// What waits for the client, while that is much.
+    pile: Option<Box<Pile>>,
     /// What the proxy needs to know, if this connection has ever needed it.
     proxied: Option<Box<Proxied>>,
 }
@@ -277,6 +282,7 @@ impl Client {
             read_all: false,
             ending: false,
             uncounted: (0, 0),
+            pile: None,
             proxied: None,
         })
     }
@@ -284,11 +290,13 @@ impl Client {
     /// Runs the connection to its end; says why it ended.
     async fn run(&mut self) -> String {
         loop {
+            self.tell_pile();
+            let piles_up = self.pile.as_ref().is_some_and(|pile| pile.stands());
             if let Turn::Execute(from) = self.turn
-                && self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE
+                && (self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE || piles_up && !self.line.close.get())
             {
                 self.execute(from);
-                if matches!(self.turn, Turn::Execute(_)) {
+                if matches!(self.turn, Turn::Execute(_)) || piles_up {
                     tokio::task::yield_now().await; // a slice: the others first
                 }
                 continue;
@@ -305,7 +313,8 @@ impl Client {
             }
             match poll_fn(|cx| self.poll_news(cx)).await {
                 Ok(News::Close) => return "told to close".to_owned(),
-                Ok(News::Sent) => {}
+                Ok(News::Sent) => self.pile.iter_mut().for_each(|pile| pile.moved()),
+                Ok(News::Stands) => {}
                 Ok(News::Pushed) => self.take_pushed(),
                 Ok(News::Resume) => {
                     if let Turn::Wait(from) = self.turn {
@@ -354,7 +363,11 @@ impl Client {
         if matches!(self.turn, Turn::Wait(_)) && self.line.resume.take() {
             return Poll::Ready(Ok(News::Resume));
         }
-        if self.may_read() {
+        let room = self.has_room(cx);
+        if room && matches!(self.turn, Turn::Execute(_)) {
+            return Poll::Ready(Ok(News::Stands));
+        }
+        if room && self.may_read() {
             let read = self.poll_read(cx).map_ok(News::Read);
             if read.is_pending() && self.line.close_idle.get() && self.is_idle() {
                 return Poll::Ready(Ok(News::Close));
@@ -374,6 +387,29 @@ impl Client {
         self.worker.node.with_keeper(|keeper, _, _| keeper.goes_on_soon(self.conn))
     }
 
+    /// Whether more may wait for the client: little does, or it does not read. What is held for the Keeper says nothing about the client.
+    fn has_room(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE {
+            return true;
+        }
+        self.line.may_leave() && self.pile.get_or_insert_default().poll_stands(cx)
+    }
+
+    /// Tells the Keeper how much waits for the client, if that has changed by much; it may close the connection for that.
+    fn tell_pile(&mut self) {
+        let unsent = self.line.unsent_bytes();
+        if unsent < PILE_STEP_BYTES && self.pile.is_none() {
+            return;
+        }
+        if self.pile.get_or_insert_default().tells(unsent) {
+            let node = &self.worker.node;
+            node.with_keeper(|keeper, now, effects| keeper.replies_wait(now, self.conn, unsent, effects));
+        }
+        if unsent == 0 {
+            self.pile = None;
+        }
+    }
+
     fn may_read(&self) -> bool {
         let room = match self.turn {
             Turn::Idle => true,
@@ -384,7 +420,7 @@ impl Client {
                 None => self.input.len() - self.consumed < READ_BYTES_PER_WAKE,
             },
         };
-        room && !self.ending && self.offence.is_none() && self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE
+        room && !self.ending && self.offence.is_none()
     }
 
     /// One read, into the bulk or into a lent buffer.
@@ -659,8 +695,16 @@ impl Client {
                 Poll::Pending => break,
             }
             early.moved();
+            self.pile.iter_mut().for_each(|pile| pile.moved());
         }
-        early.set_room(OUTPUT_BYTES_PAUSE.saturating_sub(self.line.unsent_bytes()));
+        self.tell_pile();
+        // From the leader, too, more is read for a client that does not read.
+        let room = match self.line.unsent_bytes() {
+            unsent if unsent < OUTPUT_BYTES_PAUSE => OUTPUT_BYTES_PAUSE - unsent,
+            _ if self.has_room(cx) => OUTPUT_BYTES_PAUSE,
+            _ => 0,
+        };
+        early.set_room(room);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ mod host;
 mod joined;
 mod line;
 mod links;
+mod pile;
 mod post;
 mod process;
 mod proxy;

@@ -12,7 +12,7 @@ use super::node::{HOLD_DEAD_MS, HOLD_STUCK_MS};
 use super::post::Letter;
 use super::server::{Coordination, Options, Server, StartError};
 use crate::base::ids::ConnId;
-use crate::base::limits::{OPERATORS_MAX, OUTPUT_BYTES_PAUSE};
+use crate::base::limits::OPERATORS_MAX;
 use crate::cluster::role::Role;
 use crate::keeper::{KeeperConfig, ReadMode, WritesOnReplica};
 
@@ -57,6 +57,7 @@ fn connect(addr: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(addr).unwrap();
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
@@ -219,35 +220,115 @@ fn protocol_error_is_answered_behind_the_replies_before_it_and_ends_the_connecti
     assert_eq!(ask(server.client_addr(), &command(&[b"GET", b"k"])), "$1\r\nv\r\n");
 }
 
+/// dragonflydb/dragonfly#3999 and #5952, redis-rs/redis-rs#1955: reading stopped at 1 MiB of replies that nobody read, and both sides waited for ever.
 #[test]
-fn client_that_does_not_read_is_not_read_from_and_holds_up_nobody() {
+fn client_that_writes_everything_and_reads_then_gets_all_of_it() {
+    const TIMES: usize = 300_000;
     let server = solo();
-    let value = vec![b'v'; 1 << 20];
-    let reply = [&b"$1048576\r\n"[..], &value, b"\r\n"].concat();
-    assert_eq!(ask(server.client_addr(), &command(&[b"SET", b"big", &value])), "+OK\r\n");
-    let mut slow = connect(server.client_addr());
-    slow.set_nonblocking(true).unwrap();
-    // Its requests back up into its own socket: the node has stopped reading them.
-    let requests = command(&[b"GET", b"big"]).repeat(1_000);
-    let mut sent = 0;
-    let mut stuck = 0;
-    eventually("the slow client cannot send any more", || {
-        match slow.write(&requests[sent % requests.len()..]) {
-            Ok(bytes) => (sent, stuck) = (sent + bytes, 0),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => stuck += 1,
-            Err(error) => panic!("{error}"),
-        }
-        stuck >= 50
+    let addr = server.client_addr();
+    let (key, value) = ([b'k'; 100], [b'v'; 100]);
+    let big = vec![b'b'; 8 << 20];
+    let mut client = connect(addr);
+    client.write_all(&command(&[b"SET", &key, &value])).unwrap();
+    receive(&mut client, b"+OK\r\n");
+    client.write_all(&command(&[b"GET", &key]).repeat(TIMES)).unwrap();
+    assert_eq!(ask(addr, b"GET nothing\r\n"), "$-1\r\n", "others are served meanwhile");
+    receive(&mut client, &command(&[&value])[4..].repeat(TIMES));
+
+    client.write_all(&command(&[b"SET", b"big", &big])).unwrap();
+    receive(&mut client, b"+OK\r\n");
+    let both = [command(&[b"GET", b"big"]), command(&[b"SET", b"other", &big]), command(&[b"GET", b"other"])].concat();
+    client.write_all(&both).unwrap();
+    let bulk = &command(&[&big])[4..];
+    receive(&mut client, &[bulk, b"+OK\r\n", bulk].concat());
+
+    // What a library makes of a pipeline: one transaction.
+    let (multi, exec) = (command(&[b"MULTI"]), command(&[b"EXEC"]));
+    client.write_all(&[multi, command(&[b"INCR", &key[1..]]).repeat(TIMES), exec].concat()).unwrap();
+    receive(&mut client, b"+OK\r\n");
+    receive(&mut client, &b"+QUEUED\r\n".repeat(TIMES));
+    let numbers: String = (1..=TIMES).map(|n| format!(":{n}\r\n")).collect();
+    receive(&mut client, format!("*{TIMES}\r\n{numbers}").as_bytes());
+    eventually("nothing is counted any more", || piled(addr) == 0);
+}
+
+/// The same through a node that passes everything on.
+#[test]
+fn client_that_writes_everything_to_a_proxying_replica_and_reads_then_gets_all_of_it() {
+    const TIMES: usize = 300_000;
+    let service = InProcess::new();
+    let proxying = |name| {
+        let mut options = options(name, &service);
+        options.keeper.writes_on_replica = WritesOnReplica::Proxy;
+        Server::start(options).unwrap()
+    };
+    let first = proxying("n1");
+    eventually("the first leads", || first.node().role() == Role::Leader);
+    let second = proxying("n2");
+    eventually("both are in sync", || in_sync(&first) == 2);
+    let key = [b'k'; 100];
+    let mut client = connect(second.client_addr());
+    client.write_all(&command(&[b"SETRANGE", &key, b"0", &[b'v'; 50]]).repeat(TIMES)).unwrap();
+    receive(&mut client, &b":50\r\n".repeat(TIMES));
+    client.write_all(&command(&[b"SET", &key, &key, b"GET"]).repeat(TIMES)).unwrap();
+    receive(&mut client, &command(&[&[b'v'; 50]])[4..]);
+    receive(&mut client, &command(&[&key])[4..].repeat(TIMES - 1));
+}
+
+/// Bytes of replies that clients do not read.
+fn piled(addr: SocketAddr) -> usize {
+    field(&ask_for_bulk(&mut connect(addr), &[b"INFO", b"memory"]), "mem_clients_normal")
+}
+
+/// Asks for a value of 1 MiB as often as the socket takes it, until `enough`.
+fn pile_up(addr: SocketAddr, enough: impl Fn(&TcpStream) -> bool) -> TcpStream {
+    let mut client = connect(addr);
+    client.set_nonblocking(true).unwrap();
+    let request = command(&[b"GET", b"big"]);
+    eventually("enough waits for the client", || {
+        let _ = client.write(&request);
+        enough(&client)
     });
-    for _ in 0..10 {
-        assert_eq!(ask(server.client_addr(), b"GET nothing\r\n"), "$-1\r\n");
-    }
-    // And when it reads at last, everything is there.
-    slow.set_nonblocking(false).unwrap();
-    for _ in 0..20 {
-        receive(&mut slow, &reply);
-    }
-    const { assert!(OUTPUT_BYTES_PAUSE <= 1 << 20, "one reply of this test was to fill it") };
+    client.set_nonblocking(false).unwrap();
+    client
+}
+
+#[test]
+fn client_for_whom_more_waits_than_may_is_closed_and_nobody_else() {
+    let server = solo();
+    let addr = server.client_addr();
+    let set = |name: &[u8], value: &[u8]| assert_eq!(ask(addr, &command(&[b"CONFIG", b"SET", name, value])), "+OK\r\n");
+    assert_eq!(ask(addr, &command(&[b"SET", b"big", &vec![b'v'; 1 << 20]])), "+OK\r\n");
+    set(b"client-output-buffer-limit", b"normal 32mb 0 0");
+    let below = pile_up(addr, |_| piled(addr) >= 16 << 20);
+    let counted = field::<usize>(&ask_for_bulk(&mut connect(addr), &[b"INFO", b"memory"]), "used_memory");
+    assert!(counted > 16 << 20, "what waits is memory that is used");
+    let closed = || {
+        field::<usize>(
+            &ask_for_bulk(&mut connect(addr), &[b"INFO", b"stats"]),
+            "client_output_buffer_limit_disconnections",
+        )
+    };
+    pile_up(addr, |_| closed() == 1);
+    eventually("what waited for it is freed", || piled(addr) < 32 << 20);
+
+    // All clients together: who has most goes.
+    set(b"client-output-buffer-limit", b"normal 0 0 0");
+    set(b"maxmemory-clients", b"64mb");
+    pile_up(addr, |_| closed() == 2);
+    assert!((16 << 20..64 << 20).contains(&piled(addr)), "the smaller one is left");
+    // A soft limit is kept although nothing moves.
+    set(b"maxmemory-clients", b"0");
+    set(b"client-output-buffer-limit", b"normal 0 1mb 0");
+    eventually("it has waited for too long", || closed() == 3);
+    eventually("and is gone", || piled(addr) == 0);
+    drop(below);
+    // The replies of one transaction are not even gathered.
+    set(b"client-output-buffer-limit", b"normal 4mb 0 0");
+    let gets = [b"MULTI\r\n".to_vec(), b"GET big\r\n".repeat(1_000), b"INCR n\r\nEXEC\r\n".to_vec()].concat();
+    connect(addr).write_all(&gets).unwrap();
+    eventually("it is closed", || closed() == 4);
+    assert_eq!(ask(addr, b"GET n\r\n"), "$1\r\n1\r\n", "all of it was executed");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Replies of one connection on their way out: in order, some held until the Keeper releases their number.
 //!
 //! The Keeper numbers what must wait for acknowledgements; what has no number waits only for what stands before it. Bounded
-//! by the connection, which stops reading at `OUTPUT_BYTES_PAUSE`.
+//! by the connection, which stops reading at `OUTPUT_BYTES_PAUSE` unless the client does not read (`pile`): then by the Keeper. What piles up is kept in
+//! as many bytes as it has, or nearly: lent buffers go back.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,10 +12,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::buffers::Buffers;
+use crate::base::limits::READ_BYTES_PER_WAKE;
 use crate::resp::Output;
 
 /// Pieces given to one system call at most.
 pub(super) const SLICES_MAX: usize = 32;
+
+/// With so much in the queue, what comes next is kept in no more bytes than it has.
+const COMPACT_FROM: usize = 32 << 10;
 
 /// Sets slices to pieces, as far as either reaches; returns how many.
 pub(super) fn fill<'a>(slices: &mut [IoSlice<'a>], pieces: impl Iterator<Item = &'a [u8]>) -> usize {
@@ -39,8 +44,26 @@ impl Unsent {
             buffers.take_output(output);
             return;
         }
+        let much = self.bytes > COMPACT_FROM;
         self.bytes += output.len();
-        self.queue.push_back((seq.unwrap_or(0), output));
+        let seq = seq.unwrap_or(0);
+        if !much {
+            self.queue.push_back((seq, output));
+            return;
+        }
+        match self.queue.back_mut() {
+            Some((last_seq, last)) if *last_seq == seq && last.len() < READ_BYTES_PER_WAKE / 2 => {
+                last.append_copy(&output);
+                buffers.take_output(output);
+            }
+            _ if output.is_roomy() => {
+                let mut exact = Output::new();
+                exact.append_copy(&output);
+                self.queue.push_back((seq, exact));
+                buffers.take_output(output);
+            }
+            _ => self.queue.push_back((seq, output)),
+        }
     }
 
     /// Appends replies of which so many bytes have left already; nothing stands before them.
@@ -108,8 +131,8 @@ impl Unsent {
                 buffers.take_output(output);
             }
         }
-        if self.queue.capacity() > 64 {
-            self.queue.shrink_to(8);
+        if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 4 {
+            self.queue.shrink_to(2 * self.queue.len().max(8));
         }
     }
 }
@@ -173,6 +196,25 @@ mod tests {
         assert_eq!((socket.taken.as_slice(), unsent.len()), (&b"abc"[..], 1));
         drain(&mut unsent, &mut socket, 8);
         assert_eq!((socket.taken.as_slice(), unsent.is_empty()), (&b"abcd"[..], true));
+    }
+
+    #[test]
+    fn what_piles_up_is_joined_and_takes_no_more_than_it_has() {
+        let (mut unsent, mut socket) = (Unsent::default(), Narrow { room: 4 << 20, ..Narrow::default() });
+        let buffers = &mut Buffers::default();
+        let mut expected = Vec::new();
+        for i in 0..200_000 {
+            let mut lent = Output::new();
+            lent.reserve(1_024);
+            lent.put_encoded(format!("+{i}\r\n").as_bytes());
+            expected.extend_from_slice(format!("+{i}\r\n").as_bytes());
+            unsent.push(None, lent, buffers);
+        }
+        let kept: usize = unsent.queue.iter().skip(10_000).map(|(_, output)| output.memory()).sum();
+        assert!(kept < 3 * unsent.len(), "{kept} bytes are kept for {}", unsent.len());
+        drain(&mut unsent, &mut socket, 0);
+        assert!(unsent.is_empty() && socket.taken == expected, "bytes were lost, doubled or moved");
+        assert!(unsent.queue.capacity() <= 64, "the queue itself is given back");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::base::ids::{NODE_NAME_BYTES_MAX, NodeId};
 use crate::base::limits::SLOWLOG_LEN_MAX;
 use crate::cluster::config::{ClusterConfig, TotalLoss};
 use crate::cluster::state::MinInSync;
-use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, LogLevel, MAX_MEMORY_MAX, Settings};
+use crate::keeper::{EVICTION_SAMPLES_MAX, KeyEvents, LogLevel, MAX_MEMORY_MAX, OutputLimit, Settings};
 use crate::shell::coordination::zookeeper;
 use crate::store::Eviction;
 use layers::{Key, Reader};
@@ -94,6 +94,8 @@ const KEYS: &[Key] = &[
     open("memory.eviction_samples"),
     open("memory.lfu_log_factor"),
     open("memory.lfu_decay_minutes"),
+    open("memory.client_output_buffer_limit"),
+    open("memory.clients_max_bytes"),
     open("slowlog.slower_than_us"),
     open("slowlog.max_len"),
     open("latency.threshold_ms"),
@@ -359,6 +361,10 @@ pub struct Memory {
     pub lfu_log_factor: u64,
     /// Minutes without use after which a key's counter loses one.
     pub lfu_decay_minutes: u64,
+    /// Bytes of replies that may wait for one client.
+    pub output_limit: OutputLimit,
+    /// The same for all clients together; 0: no limit.
+    pub clients_max_bytes: u64,
 }
 
 /// Which commands SLOWLOG and LATENCY tell of.
@@ -579,6 +585,8 @@ impl Config {
             "memory.eviction_samples" => self.memory.eviction_samples.into(),
             "memory.lfu_log_factor" => self.memory.lfu_log_factor.into(),
             "memory.lfu_decay_minutes" => self.memory.lfu_decay_minutes.into(),
+            "memory.client_output_buffer_limit" => self.memory.output_limit.to_string().into(),
+            "memory.clients_max_bytes" => self.memory.clients_max_bytes.into(),
             "slowlog.slower_than_us" => self.slow.slower_than_us.into(),
             "slowlog.max_len" => self.slow.slowlog_max_len.into(),
             "latency.threshold_ms" => self.slow.latency_threshold_ms.into(),
@@ -701,6 +709,17 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
                 "memory.lfu_decay_minutes",
                 0..=LFU_MAX,
                 defaults.lfu_decay_minutes.into(),
+            ),
+            output_limit: reader.read(
+                "memory.client_output_buffer_limit",
+                "\"normal HARD SOFT SECONDS\", as in \"normal 1gb 256mb 60\"",
+                defaults.output_limit,
+                |given| OutputLimit::default().changed(given.text()?).ok(),
+            ),
+            clients_max_bytes: reader.bytes(
+                "memory.clients_max_bytes",
+                0..=MAX_MEMORY_MAX,
+                defaults.max_clients_memory,
             ),
         },
         slow: Slow {

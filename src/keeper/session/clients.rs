@@ -295,7 +295,7 @@ impl Keeper {
         writeln!(
             text,
             "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} multi={queued} \
-             watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
+             watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem=0 events=r cmd={} user=default \
              redir={} resp={protocol} lib-name={} lib-ver={}",
             s.id,
             s.addr,
@@ -305,6 +305,7 @@ impl Keeper {
             s.listens(Kind::Pattern),
             s.listens(Kind::Shard),
             s.watches.len(),
+            self.piles.of(conn),
             s.last_command,
             Tracking::redirect(tracking),
             s.library.0,

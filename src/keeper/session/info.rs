@@ -168,7 +168,7 @@ impl Keeper {
     }
 
     fn info_memory(&self, _now: Now, fields: &mut Fields) {
-        let (used, backlog) = (self.store.used_memory(), self.log.bytes());
+        let (used, backlog) = (self.used_memory(), self.log.bytes());
         let process = fields.process(self);
         fields.put_bytes("used_memory", used);
         if let Some(process) = process {
@@ -183,6 +183,7 @@ impl Keeper {
         fields.put_bytes("maxmemory", self.settings().max_memory as usize);
         fields.put("maxmemory_policy", self.settings().eviction.as_str());
         fields.put("mem_replication_backlog", backlog);
+        fields.put("mem_clients_normal", self.piles.bytes());
     }
 
     fn info_persistence(&self, _now: Now, fields: &mut Fields) {
@@ -230,7 +231,7 @@ impl Keeper {
         fields.put("tracking_total_keys", keys);
         fields.put("tracking_total_items", items);
         fields.put("tracking_total_prefixes", prefixes);
-        fields.put("client_output_buffer_limit_disconnections", self.stats.subscribers_closed);
+        fields.put("client_output_buffer_limit_disconnections", self.stats.overrun_closed);
         fields.put("total_error_replies", self.stats.errors + self.stats.redirects);
         fields.put("total_redirects", self.stats.redirects);
     }

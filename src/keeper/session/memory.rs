@@ -14,11 +14,13 @@ const FULL_PERCENT: usize = 90;
 impl Keeper {
     pub(super) fn memory_stats(&self, reply: &mut Reply<'_>) -> Answer {
         let (data, backlog, keys) = (self.store.used_memory(), self.log.bytes(), self.store.len());
-        let total = data + backlog;
+        let clients = self.piles.bytes();
+        let total = data + backlog + clients;
         let numbers = [
             ("total.allocated", total),
             ("replication.backlog", backlog),
-            ("overhead.total", backlog),
+            ("clients.normal", clients),
+            ("overhead.total", backlog + clients),
             ("keys.count", keys),
             ("keys.bytes-per-key", data.checked_div(keys).unwrap_or(0)),
             ("dataset.bytes", data),

@@ -392,6 +392,7 @@ impl Keeper {
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
         self.holds.forget(conn);
+        self.piles.forget(conn);
     }
 
     /// Whether this client has shown the password, or needs none.

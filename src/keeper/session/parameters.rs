@@ -12,7 +12,7 @@ use crate::base::limits::{BULK_BYTES_MAX, PUSHED_BYTES_MAX, PUSHED_BYTES_SLOW, P
 use crate::cluster::config::TotalLoss;
 use crate::cluster::state::MinInSync;
 use crate::command::integer;
-use crate::keeper::{Acks, Keeper, KeyEvents, LogLevel, ReadMode, SWEEP_MS, Settings};
+use crate::keeper::{Acks, Keeper, KeyEvents, LogLevel, OutputLimit, ReadMode, SWEEP_MS, Settings};
 use crate::store::Eviction;
 
 /// Why a value is refused, as CONFIG SET's error ends.
@@ -122,7 +122,24 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("save", |_| String::new(), Fixed(NO_FILES)),
     Parameter::new("timeout", |_| "0".into(), Fixed(NO_TIMEOUT)),
     Parameter::new("hz", |_| (1_000 / SWEEP_MS).to_string(), Fixed("upkeep has one pace here")),
-    Parameter::new("maxmemory-clients", |_| "0".into(), Fixed("clients are not closed for their memory here")),
+    Parameter::new(
+        "maxmemory-clients",
+        |k| k.settings().max_clients_memory.to_string(),
+        Now(|settings, value| {
+            settings.max_clients_memory = memory(value, 0..=MAX_MEMORY_MAX)?;
+            Ok(())
+        }),
+    )
+    .key("memory.clients_max_bytes"),
+    Parameter::new(
+        "client-output-buffer-limit",
+        |k| k.settings().output_limit.to_string(),
+        Now(|settings, value| {
+            settings.output_limit = settings.output_limit.changed(value)?;
+            Ok(())
+        }),
+    )
+    .key("memory.client_output_buffer_limit"),
     Parameter::new("protected-mode", |_| "no".into(), Fixed("who may connect is up to listen and password here")),
     Parameter::new(
         "latency-monitor-threshold",
@@ -183,7 +200,6 @@ pub(super) const PARAMETERS: &[Parameter] = &[
     Parameter::new("slave-read-only", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("slave-serve-stale-data", |_| "yes".into(), Fixed(MOVED)),
     Parameter::new("cluster-require-full-coverage", |_| "yes".into(), Fixed("one group has all slots")),
-    Parameter::new("client-output-buffer-limit", |_| buffer_limits(), AtStart),
     Parameter::new("cluster-enabled", |_| "yes".into(), AtStart),
     Parameter::new("databases", |_| "1".into(), AtStart),
     Parameter::new("maxclients", |k| k.config.clients_max.to_string(), AtStart),
@@ -260,10 +276,52 @@ fn out_of(first: impl std::fmt::Display, last: impl std::fmt::Display) -> Wrong 
     format!("argument must be between {first} and {last} inclusive").into()
 }
 
-/// As Redis spells them: at once, or after so many seconds. Replies are bounded by what their commands return, and a replica that does not
-/// keep up leaves the in-sync set.
-fn buffer_limits() -> String {
-    format!("normal 0 0 0 slave 0 0 0 pubsub {PUSHED_BYTES_MAX} {PUSHED_BYTES_SLOW} {}", PUSHED_SLOW_MS / 1_000)
+/// The classes as Redis spells them: at once, or beyond so much for so many seconds. A replica that does not keep up leaves the in-sync set.
+const FIXED_CLASSES: &[(&str, [u64; 3])] = &[
+    ("slave", [0, 0, 0]),
+    ("replica", [0, 0, 0]),
+    ("pubsub", [PUSHED_BYTES_MAX as u64, PUSHED_BYTES_SLOW as u64, PUSHED_SLOW_MS / 1_000]),
+];
+
+impl OutputLimit {
+    /// What comes of it by these words: classes, each with its three numbers.
+    ///
+    /// # Errors
+    /// Why they are refused, in Redis's words where it has some.
+    pub fn changed(self, words: &str) -> Result<OutputLimit, Cow<'static, str>> {
+        let words: Vec<&str> = words.split_ascii_whitespace().collect();
+        if words.is_empty() || !words.len().is_multiple_of(4) {
+            return Err("Wrong number of arguments in buffer limit configuration.".into());
+        }
+        let mut limit = self;
+        for class in words.chunks(4) {
+            let numbers =
+                [memory(class[1], 0..=u64::MAX).ok(), memory(class[2], 0..=u64::MAX).ok(), class[3].parse().ok()];
+            let [Some(hard), Some(soft), Some(soft_s)] = numbers else {
+                return Err("Error in hard, soft or soft_seconds setting in buffer limit configuration.".into());
+            };
+            let name = class[0].to_ascii_lowercase();
+            match FIXED_CLASSES.iter().find(|(class, _)| *class == name) {
+                _ if name == "normal" => limit = OutputLimit { hard, soft, soft_s },
+                Some((_, fixed)) if *fixed == [hard, soft, soft_s] => {}
+                Some((_, [hard, soft, soft_s])) => {
+                    return Err(
+                        format!("the limits of {name} are {hard} {soft} {soft_s} here; normal can be set").into()
+                    );
+                }
+                None => return Err("Invalid client class specified in buffer limit configuration.".into()),
+            }
+        }
+        Ok(limit)
+    }
+}
+
+impl std::fmt::Display for OutputLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let OutputLimit { hard, soft, soft_s } = self;
+        write!(f, "normal {hard} {soft} {soft_s} slave 0 0 0 pubsub {PUSHED_BYTES_MAX} {PUSHED_BYTES_SLOW} ")?;
+        write!(f, "{}", PUSHED_SLOW_MS / 1_000)
+    }
 }
 
 /// As the configuration spells it.
@@ -324,6 +382,22 @@ mod tests {
             assert_eq!(memory(text, 0..=u64::MAX), Err("argument must be a memory value".into()), "{text}");
         }
         assert_eq!(memory("3", 0..=2), Err("argument must be between 0 and 2 inclusive".into()));
+    }
+
+    #[test]
+    fn limits_of_output_are_read_as_redis_writes_them() {
+        let limit = OutputLimit { hard: 1, soft: 2, soft_s: 3 };
+        assert_eq!(limit.changed(&limit.to_string()), Ok(limit));
+        assert_eq!(
+            limit.changed("NORMAL 1mb 512kb 10"),
+            Ok(OutputLimit { hard: 1 << 20, soft: 512 << 10, soft_s: 10 })
+        );
+        assert_eq!(limit.changed("replica 0 0 0 normal 0 0 0"), Ok(OutputLimit { hard: 0, soft: 0, soft_s: 0 }));
+        for wrong in
+            ["", "normal 1 2", "normal x 0 0", "normal 0 0 -1", "master 0 0 0", "pubsub 0 0 0", "normal 1 1 1 x"]
+        {
+            assert!(limit.changed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
