@@ -41,6 +41,11 @@ impl Waits {
         self.until.len()
     }
 
+    /// Those that wait until just then.
+    pub fn until(&self, deadline: Boot) -> impl Iterator<Item = ConnId> {
+        self.by_deadline.range((deadline, ConnId(0))..=(deadline, ConnId(u64::MAX))).map(|(_, conn)| *conn)
+    }
+
     /// When a wait ends next.
     #[must_use]
     pub fn deadline(&self) -> Option<Boot> {
@@ -72,6 +77,7 @@ mod tests {
             waits.insert(ConnId(conn), Boot(until));
         }
         assert_eq!((waits.len(), waits.deadline()), (3, Some(Boot(20))), "a later wait takes the place of the former");
+        assert_eq!([10, 30, 40].map(|at| waits.until(Boot(at)).count()), [0, 1, 1]);
         assert!(waits.contains(ConnId(2)) && waits.remove(ConnId(3)) && !waits.remove(ConnId(3)));
         assert_eq!(
             (waits.pop_due(Boot(29)), waits.pop_due(Boot(30)), waits.pop_due(Boot(39))),

@@ -18,6 +18,9 @@ pub(super) struct Rover {
 
 /// What skipping a segment costs, in entries.
 const SKIP_WORK: usize = 1;
+/// Of how many keys the mean time to live is taken, and what looking for them may cost, in entries.
+const SAMPLED_KEYS: usize = 1_000;
+const SAMPLING_WORK: usize = 20_000;
 
 impl Store {
     /// Calls `f` for each key of the next slice whose expiry is at or before `clock`. A slice visits about `work` entries and ends at the
@@ -47,6 +50,34 @@ impl Store {
             }
         }
         self.expires() > 0
+    }
+
+    /// Mean time to live at `clock`, ms, of those of the first thousand keys with an expiry, in hash order, that have time left: the order of
+    /// hashes has nothing to do with what keys are, so they stand for all. 0 if there are none; `None` if no such key is near the start.
+    #[must_use]
+    pub fn mean_ttl_ms(&self, clock: Wall) -> Option<u64> {
+        let (mut from, mut work) = (0, 0);
+        let (mut sum, mut seen, mut left) = (0_u128, 0, 0);
+        while work < SAMPLING_WORK && seen < SAMPLED_KEYS.min(self.expires()) {
+            let visit = self.space.visit(from);
+            if visit.segment.expiring() > 0 {
+                let groups = (0..).map_while(|group| visit.segment.table.group(group));
+                for entry in groups.flatten().map(|entry| entry.as_entry()) {
+                    work += 1;
+                    let Some(expiry) = entry.expiry() else { continue };
+                    seen += 1;
+                    if expiry > clock {
+                        (sum, left) = (sum + u128::from(expiry.0 - clock.0), left + 1);
+                    }
+                }
+            }
+            work += SKIP_WORK;
+            match visit.end {
+                Some(end) => from = end,
+                None => break,
+            }
+        }
+        (seen > 0 || self.expires() == 0).then(|| (sum / left.max(1)) as u64)
     }
 }
 
@@ -87,6 +118,18 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, (0..3_000).step_by(3).collect::<Vec<_>>());
         assert!(calls >= 5_000 / 128, "{calls} calls: a slice visited far more than it was allowed");
+    }
+
+    #[test]
+    fn the_mean_time_to_live_is_of_keys_that_have_some() {
+        let mean = |keys, expiry: fn(u64) -> Option<Wall>| store(keys, expiry).mean_ttl_ms(Wall(1_000));
+        assert_eq!(mean(0, |_| None), Some(0));
+        assert_eq!(mean(100, |_| None), Some(0));
+        assert_eq!(mean(2, |i| Some(Wall(2_000 + i * 2_000))), Some(2_000));
+        assert_eq!(mean(3, |i| (i > 0).then_some(Wall(i * 1_000))), Some(1_000), "one has no expiry, one no time left");
+        let sampled = mean(50_000, |i| Some(Wall(1_000 + i))).unwrap();
+        assert!((23_000..27_000).contains(&sampled), "{sampled} of 25,000");
+        assert_eq!(mean(50_000, |i| (i == 7).then_some(Wall(1_900))), Some(900), "the only one among many");
     }
 
     #[test]

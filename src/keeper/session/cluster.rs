@@ -145,10 +145,7 @@ impl Keeper {
              cluster_known_nodes:{}\r\n\
              cluster_size:{}\r\n\
              cluster_current_epoch:{}\r\n\
-             cluster_my_epoch:{}\r\n\
-             cluster_stats_messages_sent:0\r\n\
-             cluster_stats_messages_received:0\r\n\
-             total_cluster_links_buffer_limit_exceeded:0\r\n",
+             cluster_my_epoch:{}\r\n",
             if view.confirmed { "ok" } else { "fail" },
             view.nodes.len(),
             i32::from(assigned > 0),

@@ -157,8 +157,11 @@ impl Keeper {
         }
     }
 
-    fn info_clients(&self, _now: Now, fields: &mut Fields) {
-        let blocked = self.blocked.iter().filter(|conn| self.waiting.contains(**conn)).count();
+    fn info_clients(&self, now: Now, fields: &mut Fields) {
+        // As in Redis, who waits for the end of a pause is blocked, too.
+        let paused = self.paused(now, false).into_iter().flat_map(|until| self.waiting.until(until));
+        let paused = paused.filter(|conn| !self.blocked.contains(conn)).count();
+        let blocked = self.blocked.iter().filter(|conn| self.waiting.contains(**conn)).count() + paused;
         fields.put("connected_clients", self.sessions.len());
         fields.put("cluster_connections", self.links.len());
         fields.put("maxclients", self.config.clients_max);
@@ -252,7 +255,6 @@ impl Keeper {
             fields.put("master_sync_in_progress", u8::from(self.intake.is_some()));
             fields.put("slave_read_repl_offset", self.log.end());
             fields.put("slave_repl_offset", self.applied);
-            fields.put("slave_priority", 100);
             fields.put("slave_read_only", 1);
             fields.put("replica_announced", 1);
         }
@@ -323,7 +325,8 @@ impl Keeper {
     fn info_keyspace(&self, _now: Now, fields: &mut Fields) {
         let (keys, expires) = (self.store.len(), self.store.expires());
         if keys > 0 {
-            fields.put("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
+            let ttl = self.store.mean_ttl_ms(self.clock).map_or(String::new(), |ms| format!(",avg_ttl={ms}"));
+            fields.put("db0", format_args!("keys={keys},expires={expires}{ttl}"));
         }
     }
 
