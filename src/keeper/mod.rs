@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `figures` (what the shell holds for a connection), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -16,6 +16,7 @@ mod config;
 mod coordination;
 mod eviction;
 mod execute;
+mod figures;
 mod following;
 mod forward;
 mod handover;
@@ -59,6 +60,7 @@ use crate::store::Store;
 
 pub use config::{Acks, KeeperConfig, OutputLimit, ProcessFigures, ReadMode, Settings, WritesOnReplica};
 pub use execute::{Executed, Next, Touch, Work};
+pub use figures::Figures;
 pub use forward::{Forward, Forwarded, Watched};
 pub use handover::NotNow;
 pub use links::LinkPoll;

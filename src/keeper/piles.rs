@@ -43,11 +43,6 @@ impl Piles {
         self.bytes
     }
 
-    /// Bytes that wait for one, as they were told last: in steps of [`crate::base::limits::PILE_STEP_BYTES`].
-    pub fn of(&self, conn: ConnId) -> usize {
-        self.of.get(&conn).map_or(0, |pile| pile.bytes)
-    }
-
     /// A connection is gone, or nothing waits for it any more.
     pub fn forget(&mut self, conn: ConnId) {
         if let Some(pile) = self.of.remove(&conn) {
@@ -192,7 +187,7 @@ mod tests {
         piles.set(ConnId(1), 10);
         piles.set(ConnId(2), 30);
         piles.set(ConnId(1), 25);
-        assert_eq!((piles.bytes(), piles.of(ConnId(1)), piles.most()), (55, 25, (Some(ConnId(2)), 55)));
+        assert_eq!((piles.bytes(), piles.of[&ConnId(1)].bytes, piles.most()), (55, 25, (Some(ConnId(2)), 55)));
         piles.of.get_mut(&ConnId(2)).unwrap().closing = true;
         assert_eq!(piles.most(), (Some(ConnId(1)), 25), "who is closed already is not closed again");
         piles.forget(ConnId(2));

@@ -27,6 +27,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ use super::proxy::{Early, Outcome, Pool, Upstream};
 use super::runtime::Arrival;
 use crate::base::ids::ConnId;
 use crate::base::limits::{HOLD_MS, OUTPUT_BYTES_PAUSE, PILE_STEP_BYTES, READ_BYTES_PER_WAKE};
-use crate::keeper::{Executed, Forward, Forwarded, Next, Watched, Work};
+use crate::keeper::{Executed, Figures, Forward, Forwarded, Next, Watched, Work};
 use crate::resp::{Batch, Need, Output, Parser, Protocol, ProtocolError, Reply};
 
 /// A read is not begun with less room than this.
@@ -245,11 +246,13 @@ impl Client {
             }
         };
         let local = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+        let figures = Arc::new(Figures::new(socket.as_raw_fd()));
         let (welcome, trusted, stopping) = worker.node.with_keeper(|keeper, now, _| {
             let welcome = match at_sentinel {
                 false => keeper.client_connected(now, conn, peer.to_string(), local),
                 true => keeper.sentinel_client_connected(now, conn, peer.to_string(), local),
             };
+            keeper.client_figures(conn, figures.clone());
             (welcome, keeper.is_trusted(conn), keeper.is_stopping())
         });
         if !welcome {
@@ -261,7 +264,7 @@ impl Client {
             return None;
         }
         let (socket, write_half) = socket.into_split();
-        let line = Rc::new(Line::new(write_half));
+        let line = Rc::new(Line::new(write_half, figures));
         worker.lines.borrow_mut().insert(conn, line.clone());
         let mut parser = Parser::new();
         parser.set_trusted(trusted);
@@ -291,6 +294,7 @@ impl Client {
     async fn run(&mut self) -> String {
         loop {
             self.tell_pile();
+            self.note_input();
             let piles_up = self.pile.as_ref().is_some_and(|pile| pile.stands());
             if let Turn::Execute(from) = self.turn
                 && (self.line.unsent_bytes() < OUTPUT_BYTES_PAUSE || piles_up && !self.line.close.get())
@@ -325,6 +329,7 @@ impl Client {
                 Ok(News::Read(bytes)) => {
                     self.uncounted.0 += bytes as u64;
                     self.unparsed |= bytes > 0;
+                    self.note_input();
                     if self.line.joined.get() {
                         self.worker.run_joined();
                         if let Some(returned) = self.line.returned.take() {
@@ -395,6 +400,14 @@ impl Client {
         self.line.may_leave() && self.pile.get_or_insert_default().poll_stands(cx)
     }
 
+    /// Shows how much has come that is not executed; a joined batch shows itself until it is.
+    fn note_input(&self) {
+        let bulk = self.bulk.as_ref().map_or((0, 0), |bulk| (bulk.bytes.len(), bulk.bytes.capacity()));
+        let (received, room) = (self.input.len() + bulk.0, self.input.capacity() + bulk.1);
+        let joined = if self.line.joined.get() { self.line.figures.received() } else { 0 };
+        self.line.figures.note_input(received.max(joined), room - received);
+    }
+
     /// Tells the Keeper how much waits for the client, if that has changed by much; it may close the connection for that.
     fn tell_pile(&mut self) {
         let unsent = self.line.unsent_bytes();
@@ -445,6 +458,7 @@ impl Client {
         };
         if read.is_pending() {
             self.give_back_room();
+            self.note_input();
         }
         read
     }
@@ -750,7 +764,7 @@ impl Client {
 
     /// Queues replies, held under `seq` if there is one.
     fn hand_over(&mut self, seq: Option<u64>, output: Output) {
-        self.line.unsent.borrow_mut().push(seq, output, &mut self.worker.buffers.borrow_mut());
+        self.line.push(seq, output, &mut self.worker.buffers.borrow_mut());
     }
 
     /// Nothing is read or executed any more; what is unsent still leaves when it may.

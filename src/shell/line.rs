@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::AsyncWrite;
@@ -15,11 +16,14 @@ use tokio::net::tcp::OwnedWriteHalf;
 use super::buffers::Buffers;
 use super::joined::Returned;
 use super::unsent::{SLICES_MAX, Unsent, fill};
+use crate::keeper::Figures;
 use crate::resp::Output;
 
 /// What a connection's task shares with them.
 pub(super) struct Line {
     socket: RefCell<OwnedWriteHalf>,
+    /// What others may see of the connection's buffers.
+    pub(super) figures: Arc<Figures>,
     pub(super) unsent: RefCell<Unsent>,
     /// The connection has a batch among those that are executed together.
     pub(super) joined: Cell<bool>,
@@ -40,9 +44,10 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(socket: OwnedWriteHalf) -> Line {
+    pub(super) fn new(socket: OwnedWriteHalf, figures: Arc<Figures>) -> Line {
         Line {
             socket: RefCell::new(socket),
+            figures,
             unsent: RefCell::default(),
             joined: Cell::default(),
             returned: Cell::default(),
@@ -62,10 +67,22 @@ impl Line {
             && unsent.is_empty()
             && let Some(written) = self.try_write(&output)
         {
+            if written == output.len() {
+                buffers.take_output(output);
+                return;
+            }
             unsent.push_rest(output, written, buffers);
         } else {
             unsent.push(seq, output, buffers);
         }
+        self.figures.note_output(unsent.len(), unsent.pieces());
+    }
+
+    /// Queues replies behind what has not left.
+    pub(super) fn push(&self, seq: Option<u64>, output: Output, buffers: &mut Buffers) {
+        let mut unsent = self.unsent.borrow_mut();
+        unsent.push(seq, output, buffers);
+        self.figures.note_output(unsent.len(), unsent.pieces());
     }
 
     /// Writes the beginning of `output`; returns how much, or none if nothing goes.
@@ -91,7 +108,10 @@ impl Line {
     /// The socket's; the connection is over.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, buffers: &RefCell<Buffers>) -> Poll<io::Result<()>> {
         let (mut socket, mut buffers) = (self.socket.borrow_mut(), buffers.borrow_mut());
-        self.unsent.borrow_mut().poll_write(cx, &mut *socket, self.released.get(), &mut buffers)
+        let mut unsent = self.unsent.borrow_mut();
+        let written = unsent.poll_write(cx, &mut *socket, self.released.get(), &mut buffers);
+        self.figures.note_output(unsent.len(), unsent.pieces());
+        written
     }
 
     /// Ends the sending side.
@@ -115,6 +135,7 @@ impl Line {
     /// The joined batch is executed. The connection's task has to see to what is given back, or to close a connection that is idle now.
     pub(super) fn finish_joined(&self, returned: Option<Returned>) {
         self.joined.set(false);
+        self.figures.note_executed();
         if returned.is_some() || self.close_idle.get() {
             self.returned.set(returned.map(Box::new));
             self.wake();

@@ -293,6 +293,49 @@ fn pile_up(addr: SocketAddr, enough: impl Fn(&TcpStream) -> bool) -> TcpStream {
     client
 }
 
+/// The number behind `name=` in the line of the client that is called so.
+fn listed(addr: SocketAddr, client: &str, name: &str) -> usize {
+    let list = ask_for_bulk(&mut connect(addr), &[b"CLIENT", b"LIST"]);
+    let line = list.lines().find(|line| line.contains(&format!(" name={client} "))).expect("the client is listed");
+    let value = line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{name} in {line}")).parse().unwrap()
+}
+
+#[test]
+fn client_list_tells_what_a_connection_holds() {
+    let server = solo();
+    let addr = server.client_addr();
+    let all = ["qbuf", "obl", "oll", "omem"];
+    let mut client = connect(addr);
+    client.write_all(&command(&[b"CLIENT", b"SETNAME", b"c"])).unwrap();
+    receive(&mut client, b"+OK\r\n");
+    eventually("an idle connection holds nothing", || all.map(|name| listed(addr, "c", name)) == [0; 4]);
+    let idle = listed(addr, "c", "tot-mem");
+    assert!(listed(addr, "c", "fd") > 2 && (1..10_000).contains(&idle), "{idle} bytes");
+    // The command itself is what it holds while it is executed.
+    let own = command(&[b"CLIENT", b"INFO"]);
+    let info = ask_for_bulk(&mut client, &[b"CLIENT", b"INFO"]);
+    assert!(info.contains(&format!(" qbuf={} ", own.len())), "{info}");
+
+    // Most of a request, in pieces small and big.
+    let set = command(&[b"SET", b"big", &vec![b'v'; 20 << 20]]);
+    client.write_all(&set[..set.len() - 5]).unwrap();
+    let held = set.len() - 5;
+    // But for the few bytes of words before the value, which are parsed.
+    eventually("what came is counted", || (held - 100..=held).contains(&listed(addr, "c", "qbuf")));
+    assert!(listed(addr, "c", "tot-mem") > 20 << 20);
+    client.write_all(&set[set.len() - 5..]).unwrap();
+    receive(&mut client, b"+OK\r\n");
+    eventually("and is no more", || listed(addr, "c", "qbuf") == 0);
+
+    // A reply that nobody reads.
+    client.write_all(&command(&[b"GET", b"big"])).unwrap();
+    eventually("what waits is counted", || listed(addr, "c", "omem") > 10 << 20);
+    assert!(listed(addr, "c", "oll") > 0 && listed(addr, "c", "tot-mem") > 10 << 20);
+    receive(&mut client, &command(&[&vec![b'v'; 20 << 20]])[4..]);
+    eventually("and has left", || all.map(|name| listed(addr, "c", name)) == [0; 4]);
+}
+
 #[test]
 fn client_for_whom_more_waits_than_may_is_closed_and_nobody_else() {
     let server = solo();

@@ -82,6 +82,11 @@ impl Unsent {
         self.bytes
     }
 
+    /// In how many pieces they are.
+    pub(super) fn pieces(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -268,7 +268,7 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
-    /// One line of CLIENT LIST: the fields of Redis 7.2 and `watch`.
+    /// One line of CLIENT LIST: the fields of Redis 7.2 as far as they are something here, and `watch`.
     fn describe_client(&self, now: Now, conn: ConnId, s: &Session, text: &mut String) {
         let tracking = s.tracking.as_deref();
         let [tracks, broken, broadcast] = Tracking::marks(tracking);
@@ -291,11 +291,20 @@ impl Keeper {
         }
         let (age, idle) = (now.boot.ms_since(s.since) / 1_000, now.boot.ms_since(s.active_at) / 1_000);
         let (queued, queued_bytes) = s.transaction.as_ref().map_or((-1, 0), |t| (t.len() as i64, t.memory()));
+        let (mut fd, mut input, mut output) = (String::new(), String::new(), String::new());
+        if let Some(figures) = &s.figures {
+            let ((received, spare), (unsent, pieces)) = (figures.input(), figures.output());
+            let own = size_of::<Session>() + s.name.len() + s.addr.len() + s.local_addr.len();
+            let total = own + received + spare + queued_bytes + unsent;
+            fd = format!(" fd={}", figures.fd);
+            input = format!(" qbuf={received} qbuf-free={spare}");
+            output = format!(" obl={unsent} oll={pieces} omem={unsent} tot-mem={total}");
+        }
         let protocol = if s.protocol == Protocol::Resp3 { 3 } else { 2 };
         writeln!(
             text,
-            "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} multi={queued} \
-             watch={} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl=0 oll=0 omem={} tot-mem=0 events=r cmd={} user=default \
+            "id={} addr={} laddr={}{fd} name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} multi={queued} \
+             watch={}{input} multi-mem={queued_bytes}{output} events=r cmd={} user=default \
              redir={} resp={protocol} lib-name={} lib-ver={}",
             s.id,
             s.addr,
@@ -305,7 +314,6 @@ impl Keeper {
             s.listens(Kind::Pattern),
             s.listens(Kind::Shard),
             s.watches.len(),
-            self.piles.of(conn),
             s.last_command,
             Tracking::redirect(tracking),
             s.library.0,

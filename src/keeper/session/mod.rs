@@ -5,8 +5,7 @@
 //! status), `memory`, `position`, `sentinel` and `wait`;
 //! MULTI and its kin are in `keeper/transaction`, SUBSCRIBE and its kin in `keeper/pubsub`; `view` is the cluster as all of them describe it. Each answers from this node's memory alone.
 //!
-//! Sizes of a connection's buffers are the
-//! shell's, so CLIENT LIST shows them as 0.
+//! Sizes of a connection's buffers are the shell's, which writes them into `Figures`; where there is no shell, CLIENT LIST leaves them out.
 
 mod admin;
 mod clients;
@@ -25,6 +24,7 @@ mod wait;
 
 use std::borrow::Cow;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -39,7 +39,7 @@ use clients::Unblock;
 use super::pubsub::{Inbox, Kind, Subscriptions};
 use super::tracking::{self, Tracking};
 use super::transaction::{self, Transaction, Watches};
-use super::{Effects, Keeper};
+use super::{Effects, Figures, Keeper};
 
 pub(super) use clients::{Pause, goes_on_while_paused};
 pub(super) use config::Rewrite;
@@ -136,6 +136,8 @@ pub(super) struct Session {
     pub monitors: bool,
     /// What it is to be given beside its replies.
     pub inbox: Option<Box<Inbox>>,
+    /// What the shell holds for it.
+    pub figures: Option<Arc<Figures>>,
 }
 
 /// Which replies a connection gets.
@@ -310,6 +312,13 @@ impl Keeper {
         self.stats.rejected += 1;
     }
 
+    /// Where the shell shows what it holds for a connection. Without it CLIENT LIST says nothing of that.
+    pub fn client_figures(&mut self, conn: ConnId, figures: Arc<Figures>) {
+        if let Some(session) = self.sessions.get_mut(conn) {
+            session.figures = Some(figures);
+        }
+    }
+
     /// A client connected. `false`: there are as many as may be already, or the process ends; the connection has to be closed.
     pub fn client_connected(&mut self, now: Now, conn: ConnId, addr: String, local_addr: String) -> bool {
         if self.stopping {
@@ -364,6 +373,7 @@ impl Keeper {
             subscriptions: None,
             monitors: false,
             inbox: None,
+            figures: None,
         };
         self.sessions.map.insert(conn, Some(Box::new(session)));
         true
