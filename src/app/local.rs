@@ -3,7 +3,8 @@
 //! Every node has its own threads, ports and Keeper; they share the in-process coordination service and one admin address.
 //! `POST /crash/{node}` ends a node as `kill -9` would; a second later it starts again on its old ports, empty.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cli::LocalOptions;
 use super::config::Config;
-use super::server::{Stop, options, room_for_clients};
+use super::server::{options, room_for_clients};
+use super::signals::Signals;
+use super::telemetry::LogHandle;
 use crate::base::ids::NodeId;
 use crate::shell::admin::{Admin, CrashHook, Nodes};
 use crate::shell::coordination::in_process::InProcess;
@@ -25,8 +28,8 @@ const AWAY: Duration = Duration::from_secs(1);
 
 /// Runs the nodes until the process is told to stop.
 #[must_use]
-pub fn run(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> ExitCode {
-    match super::ask(serve(local, config, set_log_level)) {
+pub fn run(local: LocalOptions, config: Config, log: LogHandle) -> ExitCode {
+    match super::ask(serve(local, config, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => super::complain(1, &reason),
     }
@@ -34,14 +37,14 @@ pub fn run(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> E
 
 /// # Errors
 /// Why the nodes could not start, or one could not go on; for the operator.
-async fn serve(local: LocalOptions, config: Config, set_log_level: SetLogLevel) -> Result<(), String> {
-    let mut stop = Stop::listen()?;
+async fn serve(local: LocalOptions, config: Config, log: LogHandle) -> Result<(), String> {
+    let mut signals = Signals::listen(log.clone())?;
     let (crashed, crashes) = unbounded_channel();
     let mut one = options(&config, Coordination::InProcess(InProcess::new()));
     one.threads = config.threads.unwrap_or(1);
     let clients_max = room_for_clients(local.nodes.into(), &one)?;
     let cluster =
-        Cluster::start(local, config, clients_max, set_log_level, crashed).map_err(|error| error.to_string())?;
+        Cluster::start(local, config, clients_max, log.set_level, crashed).map_err(|error| error.to_string())?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, local.admin_port));
     let (listener, _) = bind("--admin-port", addr).map_err(|error| error.to_string())?;
     let admin = Admin::start(listener, cluster.nodes(), Some(cluster.crash_hook()))
@@ -49,11 +52,11 @@ async fn serve(local: LocalOptions, config: Config, set_log_level: SetLogLevel) 
     print!("{}", cluster.welcome(admin.addr()));
     let failed = tokio::select! {
         biased; // nothing is lost by stopping first
-        _ = stop.wanted() => Ok(()),
+        _ = signals.end() => Ok(()),
         ended = cluster.replace_crashed(crashes) => ended,
     };
     drop(admin); // no crash while the nodes say goodbye
-    println!("stopping");
+    let _ = writeln!(std::io::stdout(), "stopping"); // the terminal may be gone
     cluster.stop();
     failed
 }

@@ -1,6 +1,6 @@
 //! The roof: wires the house, decides nothing.
 //!
-//! [`cli`] is what can be typed, [`config`] what a process is told, [`telemetry`] how it logs; [`server`] and [`local`] build
+//! [`cli`] is what can be typed, [`config`] what a process is told, [`telemetry`] how it logs (`lines`: without waiting), `signals` what it hears, `last_word` what a fault says; [`server`] and [`local`] build
 //! nodes, [`status`], [`check_config`], [`import`] and [`admin_client`] are commands that only ask. Exit codes: 0 done, 1 failed, 2 the
 //! command line or the configuration is wrong.
 
@@ -10,8 +10,11 @@ pub mod check_config;
 pub mod cli;
 pub mod config;
 pub mod import;
+mod last_word;
+mod lines;
 pub mod local;
 pub mod server;
+mod signals;
 pub mod status;
 pub mod telemetry;
 
@@ -26,7 +29,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use config::{Config, ConfigErrors, Setting, Sources};
 
-use crate::shell::SetLogLevel;
+use telemetry::LogHandle;
 
 /// Exit code for a wrong command line or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -53,7 +56,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Server(args) => match load(args.config.as_deref(), args.flags.settings(), false) {
-            Ok(config) => start(&config, |level| server::run(config.clone(), args.config.clone(), level)),
+            Ok(config) => start(&config, |log| server::run(config.clone(), args.config.clone(), log)),
             Err(code) => code,
         },
         Command::Local(args) => {
@@ -62,7 +65,7 @@ fn run(command: Command) -> ExitCode {
                 Err(reason) => return complain(EXIT_USAGE, &reason),
             };
             match load(None, settings, true) {
-                Ok(config) => start(&config, |level| local::run(options, config.clone(), level)),
+                Ok(config) => start(&config, |log| local::run(options, config.clone(), log)),
                 Err(code) => code,
             }
         }
@@ -89,15 +92,17 @@ fn load(file: Option<&Path>, settings: Vec<Setting>, local: bool) -> Result<Conf
 }
 
 /// Starts the log, warns about what is probably not meant, and runs nodes until they end.
-fn start(config: &Config, nodes: impl FnOnce(SetLogLevel) -> ExitCode) -> ExitCode {
-    let set_log_level = match telemetry::init(&config.log) {
-        Ok(set) => set,
+fn start(config: &Config, nodes: impl FnOnce(LogHandle) -> ExitCode) -> ExitCode {
+    let log = match telemetry::init(&config.log) {
+        Ok(log) => log,
         Err(reason) => return complain(1, &reason),
     };
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    nodes(set_log_level)
+    let code = nodes(log.clone());
+    log.flush();
+    code
 }
 
 /// Prints the answer of a command that asks, or why there is none.
@@ -112,8 +117,9 @@ fn finish(answer: Result<String, String>) -> ExitCode {
     }
 }
 
+/// Says why on stderr; not if nobody reads that, which must not keep a process from ending.
 fn complain(code: u8, reason: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {reason}");
+    last_word::say_on_stderr(&format!("error: {reason}\n"));
     ExitCode::from(code)
 }
 

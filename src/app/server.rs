@@ -5,23 +5,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::config::{self, Bootstrap, Config, rewrite};
+use super::signals::Signals;
+use super::telemetry::LogHandle;
 use crate::base::limits::{CLIENTS_MAX, CLIENTS_MIN, FILES_KEPT};
 use crate::keeper::{Acks, KeeperConfig, ReadMode, Settings, WritesOnReplica};
 use crate::shell::coordination::Coordinator;
 use crate::shell::coordination::in_process::InProcess;
 use crate::shell::coordination::zookeeper::{self, ZooKeeper};
-use crate::shell::{self, Coordination, Options, Server, SetLogLevel, WriteConfig};
+use crate::shell::{self, Coordination, Options, Server, WriteConfig};
 
 /// How long a node that is told to end waits for its clients to go.
 const LEAVE: Duration = Duration::from_secs(10);
 
 /// Runs one node until it is told to stop; `file` is where its configuration was read.
 #[must_use]
-pub fn run(config: Config, file: Option<PathBuf>, set_log_level: SetLogLevel) -> ExitCode {
-    match super::ask(serve(&config, file, set_log_level)) {
+pub fn run(config: Config, file: Option<PathBuf>, log: LogHandle) -> ExitCode {
+    match super::ask(serve(&config, file, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => super::complain(1, &reason),
     }
@@ -29,11 +29,12 @@ pub fn run(config: Config, file: Option<PathBuf>, set_log_level: SetLogLevel) ->
 
 /// # Errors
 /// Why the node could not start, or could not go on; for the operator.
-async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLevel) -> Result<(), String> {
-    let mut stop = Stop::listen()?; // before anything is started: a signal must never find the default action
+async fn serve(config: &Config, file: Option<PathBuf>, log: LogHandle) -> Result<(), String> {
+    let mut signals = Signals::listen(log.clone())?; // before anything is started: a signal must never find the default action
     let mut options = options(config, coordination(config));
     options.keeper.clients_max = room_for_clients(1, &options)?;
-    options.set_log_level = Some(set_log_level);
+    options.log_dropped = Some(log.dropped());
+    options.set_log_level = Some(log.set_level);
     options.keeper.config_file = file.as_ref().map(|file| file.display().to_string());
     options.write_config =
         file.map(|file| Arc::new(move |values: &[_]| rewrite::rewrite(&file, values)) as WriteConfig);
@@ -54,13 +55,13 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
         let why = tokio::select! {
             biased; // a node that cannot go on says so even if it is being stopped
             failed = failure.wait_for(Option::is_some) => break failed.ok().and_then(|reason| reason.clone()),
-            signal = stop.wanted() => signal,
+            signal = signals.end() => signal,
             asked = shutdown.changed() => {
                 if asked.is_ok() && *shutdown.borrow_and_update() == Some(true) {
                     tracing::warn!("SHUTDOWN NOW: the node stops at once");
                     break None;
                 }
-                "SHUTDOWN"
+                "SHUTDOWN".to_owned()
             }
         };
         match server.node().data_at_stake() {
@@ -72,7 +73,7 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
                 break None;
             }
             None => {
-                leave(&server, &mut stop, why, limit).await;
+                leave(&server, &mut signals, &why, limit).await;
                 break None;
             }
         }
@@ -88,7 +89,7 @@ async fn serve(config: &Config, file: Option<PathBuf>, set_log_level: SetLogLeve
 }
 
 /// Leaves the cluster in good order, unless a (further) signal comes.
-async fn leave(server: &Server, stop: &mut Stop, why: &str, limit: Option<Duration>) {
+async fn leave(server: &Server, signals: &mut Signals, why: &str, limit: Option<Duration>) {
     tracing::info!("{why}: the node leaves the cluster");
     tokio::select! {
         free = server.leave(LEAVE, limit) => {
@@ -96,7 +97,7 @@ async fn leave(server: &Server, stop: &mut Stop, why: &str, limit: Option<Durati
                 tracing::error!("shutdown.leave_timeout_s is over: the node stops, though too few copies are in sync without it");
             }
         }
-        signal = stop.wanted() => {
+        signal = signals.end() => {
             if server.must_stay() {
                 tracing::error!("{signal} again: the node stops at once, though too few copies are in sync without it");
             } else {
@@ -135,30 +136,6 @@ fn clients_within(limit: usize, nodes: usize, passing_on: usize) -> (usize, usiz
     let upstream = passing_on * shell::UPSTREAMS_MAX;
     let wanted = nodes * (CLIENTS_MAX + FILES_KEPT + upstream);
     ((share - upstream.min(share / 2)).min(CLIENTS_MAX), wanted)
-}
-
-/// The signals that end a process gracefully.
-pub(super) struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    /// # Errors
-    /// The operating system refused; for the operator.
-    pub(super) fn listen() -> Result<Stop, String> {
-        let on = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-        Ok(Stop { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
-    }
-
-    /// Waits for one, and names it.
-    pub(super) async fn wanted(&mut self) -> &'static str {
-        tokio::select! {
-            biased; // either will do
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 fn coordination(config: &Config) -> Coordination {
@@ -243,6 +220,7 @@ pub(super) fn options(config: &Config, coordination: Coordination) -> Options {
         threads,
         write_config: None,
         set_log_level: None,
+        log_dropped: None,
     }
 }
 

@@ -78,6 +78,8 @@ pub const PILE_BYTES_MAX: u64 = 2 << 30;
 pub const PILES_BYTES_MAX: u64 = 4 << 30;
 /// In steps of this the Keeper is told how much waits for a client.
 pub const PILE_STEP_BYTES: usize = 256 << 10;
+/// Bytes of the log that wait for whoever reads it. Beyond: lines are dropped, counted and told.
+pub const LOG_BYTES_MAX: usize = 1 << 20;
 /// Commands that the slow log may be told to keep.
 pub const SLOWLOG_LEN_MAX: usize = 1 << 20;
 /// Arguments of a command that the slow log keeps: Redis's `SLOWLOG_ENTRY_MAX_ARGC`. The last says how many more there were.

@@ -24,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -314,6 +315,7 @@ struct Reading {
     link_sends: u64,
     keys: usize,
     used_memory: usize,
+    log_dropped: Option<u64>,
 }
 
 impl Reading {
@@ -321,7 +323,15 @@ impl Reading {
     fn of(node: &Node) -> Option<Reading> {
         let read = |keeper: &mut Keeper, now, _: &mut Effects| (keeper.status(now), keeper.usage());
         let (status, (keys, used_memory)) = node.with_keeper_within(LOCK_PATIENCE, read)?;
-        Some(Reading { status, clients: node.clients(), link_sends: node.links.sends(), keys, used_memory })
+        let log_dropped = node.log_dropped.as_ref().map(|dropped| dropped.load(Ordering::Relaxed));
+        Some(Reading {
+            status,
+            clients: node.clients(),
+            link_sends: node.links.sends(),
+            keys,
+            used_memory,
+            log_dropped,
+        })
     }
 
     /// What the node says of itself; none before it is registered.
@@ -428,7 +438,7 @@ const METRICS: &[Metric] = &[
     Metric {
         name: "used_memory_bytes",
         kind: "gauge",
-        help: "Bytes of keys, values and their tables.",
+        help: "Bytes of keys, values and their tables, and of replies that clients do not read.",
         value: |r| Some(r.used_memory as u64),
     },
     Metric {
@@ -436,6 +446,12 @@ const METRICS: &[Metric] = &[
         kind: "counter",
         help: "System calls that wrote to replication links.",
         value: |r| Some(r.link_sends),
+    },
+    Metric {
+        name: "log_lines_dropped_total",
+        kind: "counter",
+        help: "Lines of this process's log that were dropped, because nobody read them or they could not be written.",
+        value: |r| r.log_dropped,
     },
 ];
 

@@ -80,6 +80,8 @@ pub struct Node {
     write_config: Option<WriteConfig>,
     /// Changes what is logged, if that can be.
     set_log_level: Option<SetLogLevel>,
+    /// Counts the lines of the log that were dropped, if anybody does.
+    pub(super) log_dropped: Option<Arc<AtomicU64>>,
     /// Why this node cannot go on, once that is so.
     pub(super) failure: watch::Sender<Option<String>>,
     /// That SHUTDOWN was asked for, and whether at once.
@@ -115,6 +117,7 @@ impl Node {
             access: Mutex::new(None),
             write_config,
             set_log_level,
+            log_dropped: None,
             failure: watch::Sender::new(None),
             shutdown: watch::Sender::new(None),
             over: CancellationToken::new(),

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,8 @@ pub struct Options {
     pub write_config: Option<WriteConfig>,
     /// Changes what this process logs; none: CONFIG SET `loglevel` has no effect.
     pub set_log_level: Option<SetLogLevel>,
+    /// Counts the lines of this process's log that were dropped.
+    pub log_dropped: Option<Arc<AtomicU64>>,
 }
 
 impl Options {
@@ -93,6 +96,7 @@ impl Options {
             threads: 1,
             write_config: None,
             set_log_level: None,
+            log_dropped: None,
         }
     }
 }
@@ -186,6 +190,7 @@ impl Server {
             threads,
             write_config,
             set_log_level,
+            log_dropped,
         } = options;
         let (clients, client_addr) = bind("listen", listen)?;
         let (nodes, repl_addr) = bind("replication.listen", repl_listen)?;
@@ -221,7 +226,9 @@ impl Server {
                 (Post::new(sender), receiver)
             })
             .unzip();
-        let node = Arc::new(Node::new(id, clients_max, keeper, pulse_cell, posts.into(), write_config, set_log_level));
+        let mut node = Node::new(id, clients_max, keeper, pulse_cell, posts.into(), write_config, set_log_level);
+        node.log_dropped = log_dropped;
+        let node = Arc::new(node);
         let mut server = Server { node, client_addr, repl_addr, sentinel_addr, admin: None, threads: Vec::new() };
 
         let (events, from_coordinator) = unbounded_channel();

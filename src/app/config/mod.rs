@@ -13,7 +13,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
@@ -105,6 +105,7 @@ const KEYS: &[Key] = &[
     open("auth.password_file"),
     open("log.level"),
     open("log.format"),
+    open("log.file"),
 ];
 
 /// Keys that `local` decides itself for each of its nodes.
@@ -379,12 +380,14 @@ pub struct Slow {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Least important message.
     pub level: LogLevel,
     /// Form of a message.
     pub format: LogFormat,
+    /// Where it goes; none: stderr.
+    pub file: Option<PathBuf>,
 }
 
 /// One setting given as a flag.
@@ -595,6 +598,7 @@ impl Config {
             "auth.password" => return hidden(&self.password),
             "log.level" => self.log.level.as_str().into(),
             "log.format" => self.log.format.as_str().into(),
+            "log.file" => or_null(&self.log.file.as_ref().map(|path| path.display().to_string())),
             _ => Value::Null,
         })
     }
@@ -743,6 +747,9 @@ fn read(reader: &mut Reader, sources: &Sources) -> Config {
         log: Log {
             level: reader.choice("log.level", LogLevel::WORDS, LogLevel::Info),
             format: reader.choice("log.format", LogFormat::WORDS, LogFormat::Text),
+            file: reader.read("log.file", "the path of a file", None, |given| {
+                given.text().filter(|path| !path.is_empty()).map(|path| Some(PathBuf::from(path)))
+            }),
         },
     }
 }

@@ -112,7 +112,7 @@ log: {level: debug, format: json}
     assert_eq!(config.replication.secret.as_ref().map(Secret::expose), Some("between us"));
     assert_eq!(config.memory.max_bytes, Some(64_000_000));
     assert_eq!(config.password.as_ref().map(Secret::expose), Some("0123"));
-    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json, file: None });
     assert_eq!(config.warnings().len(), 2, "acks and read_mode: {:?}", config.warnings());
 }
 
