@@ -268,6 +268,7 @@ transcripts!(
     slow,
     tracking,
     transaction,
+    unknown,
     wait
 );
 

@@ -1,4 +1,4 @@
-//! COMMAND: the table as clients see it, and HELP of the containers.
+//! COMMAND: the table as clients see it, HELP of the containers, and MODULE, of which there are none.
 //!
 //! Cluster clients route by this reply: positions of the keys, `readonly` and `movablekeys`, tips. Each entry has the ten elements
 //! of Redis 7. COMMAND DOCS has summary, version, group and subcommands; argument trees and complexity are deliberately absent.
@@ -6,7 +6,7 @@
 use crate::command::CommandError;
 use crate::command::context::{Ctx, Done};
 use crate::command::glob::glob_matches;
-use crate::command::spec::Flag::{Loading, Stale};
+use crate::command::spec::Flag::{Admin, Loading, Noscript, Stale};
 use crate::command::spec::{Category, CommandSpec, Flag, Group, KeyUse, Keys};
 use crate::command::table::{all, find, find_spec, keys_of};
 use crate::resp::{Args, Reply};
@@ -16,13 +16,29 @@ const UNORDERED: &[&str] = &["nondeterministic_output_order"];
 /// Flags of every HELP.
 pub(super) const HELP_FLAGS: &[Flag] = &[Loading, Stale];
 
-pub(super) const ROWS: &[CommandSpec] = &[CommandSpec::data("command", -1, command)
-    .args("[subcommand [argument ...]]")
-    .flags(&[Loading, Stale])
-    .tips(UNORDERED)
-    .subs(COMMAND)
-    .doc(Group::Server, "2.8.13", "Returns details of all commands.")
-    .acl(&[Category::Connection])];
+pub(super) const ROWS: &[CommandSpec] = &[
+    CommandSpec::data("command", -1, command)
+        .args("[subcommand [argument ...]]")
+        .flags(&[Loading, Stale])
+        .tips(UNORDERED)
+        .subs(COMMAND)
+        .doc(Group::Server, "2.8.13", "Returns details of all commands.")
+        .acl(&[Category::Connection]),
+    CommandSpec::container("module", MODULE).doc(Group::Server, "4.0.0", "A container for commands about modules."),
+];
+
+const MODULE: &[CommandSpec] = &[
+    CommandSpec::data("module|list", 2, module_list).flags(&[Admin, Noscript]).tips(UNORDERED).doc(
+        Group::Server,
+        "4.0.0",
+        "Returns the modules that are loaded: none.",
+    ),
+    CommandSpec::data("module|help", 2, help).flags(HELP_FLAGS).doc(
+        Group::Server,
+        "5.0.0",
+        "Returns the subcommands of MODULE.",
+    ),
+];
 
 const COMMAND: &[CommandSpec] = &[
     row("command|count", 2, command_count, "2.8.13", "Returns the number of commands."),
@@ -63,6 +79,12 @@ const fn row(
 ) -> CommandSpec {
     let row = CommandSpec::data(name, arity, exec).flags(HELP_FLAGS);
     row.doc(Group::Server, since, summary).acl(&[Category::Connection])
+}
+
+/// There are no modules.
+fn module_list(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {
+    ctx.reply.array(0);
+    Ok(Done::Done)
 }
 
 fn command(ctx: &mut Ctx<'_, '_>, _: &Args<'_>) -> Result<Done, CommandError> {

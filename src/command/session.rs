@@ -87,6 +87,7 @@ pub enum SessionCommand {
     Readonly,
     Readwrite,
     Reset,
+    ReplicaOf,
     Role,
     SPublish,
     SSubscribe,
@@ -174,6 +175,16 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .args("[TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]")
         .flags(&[Admin, Noscript, Stale, NoMulti])
         .doc(Group::Server, "6.2.0", "Hands the leadership over to a replica."),
+    CommandSpec::session("replicaof", 3, Run::ReplicaOf).args("NO ONE").flags(REPLICA_OF).doc(
+        Group::Server,
+        "5.0.0",
+        "With NO ONE, asks the leader to hand over to this node; with a host and a port it is refused.",
+    ),
+    CommandSpec::session("slaveof", 3, Run::ReplicaOf).args("NO ONE").flags(REPLICA_OF).doc(
+        Group::Server,
+        "1.0.0",
+        "The old name of REPLICAOF.",
+    ),
     CommandSpec::session("role", 1, Run::Role)
         .flags(&[Noscript, Loading, Stale, Fast])
         .doc(Group::Server, "2.8.12", "Returns the role of the node in replication.")
@@ -214,6 +225,8 @@ const CONNECTION: &[Flag] = &[Noscript, Loading, Stale];
 const OPERATOR: &[Flag] = &[Admin, Noscript, Loading, Stale];
 /// What may change the role of this node, or waits for that: between two commands, never within a transaction.
 const ROLES: &[Flag] = &[Admin, Noscript, Loading, Stale, NoMulti];
+/// What an external Sentinel sends inside MULTI.
+const REPLICA_OF: &[Flag] = &[Admin, NoAsyncLoading, Noscript, Stale];
 const ALL_NODES: &[&str] = &["request_policy:all_nodes", "response_policy:all_succeeded"];
 const NONDETERMINISTIC: &[&str] = &["nondeterministic_output"];
 
@@ -322,7 +335,7 @@ const CONFIG: &[CommandSpec] = &[
         "2.0.0",
         "Lets INFO's counters begin anew.",
     ),
-    CommandSpec::session("config|rewrite", 2, Run::ConfigRewrite).flags(ROLES).tips(ALL_NODES).doc(
+    CommandSpec::session("config|rewrite", 2, Run::ConfigRewrite).flags(OPERATOR).tips(ALL_NODES).doc(
         Group::Server,
         "2.8.0",
         "Writes what CONFIG SET changed into the configuration file.",

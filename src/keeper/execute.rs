@@ -9,8 +9,8 @@ use crate::base::ids::{ConnId, Offset, Position};
 use crate::base::limits::{OUTPUT_BYTES_PAUSE, PREFETCH_GROUP};
 use crate::cluster::role::Role;
 use crate::command::{
-    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, Lookups, SessionCommand, find_spec, keys_of, resolve,
-    slot,
+    CommandError, CommandSpec, Ctx, DataFn, Done, Exec, Flag, Lookups, SessionCommand, find, find_spec, keys_of,
+    resolve, slot,
 };
 use crate::replication::in_sync::may_commit;
 use crate::resp::{Args, Batch, Output, Protocol, Reply};
@@ -295,6 +295,9 @@ impl Keeper {
                 // An HTTP request, which a page in somebody's browser can send here: its body is not to be taken for commands.
                 let name = args.get(0);
                 let http = name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
+                if session.trusted && !session.at_sentinel && find(name).is_none() {
+                    self.note_unknown(name, &session.library.0, fx);
+                }
                 let outcome = self.refuse(protocol, &error.text(), out);
                 return if http { Outcome::Stop(Next::CloseAfter) } else { outcome };
             }

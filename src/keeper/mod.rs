@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `figures` (what the shell holds for a connection), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `figures` (what the shell holds for a connection), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `unknown` (commands that are none), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -36,6 +36,7 @@ mod session;
 mod slowlog;
 mod tracking;
 mod transaction;
+mod unknown;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -297,6 +298,7 @@ pub struct Keeper {
     sessions: Sessions,
     holds: Holds,
     piles: piles::Piles,
+    unknown: unknown::Unknown,
     pubsub: PubSub,
     /// What those were last told who listen to a Sentinel.
     sentinel_told: session::SentinelTold,
@@ -450,6 +452,7 @@ impl Keeper {
             sessions: Sessions::default(),
             holds: Holds::default(),
             piles: piles::Piles::default(),
+            unknown: unknown::Unknown::default(),
             pubsub: PubSub::default(),
             sentinel_told: Default::default(),
             tracking: tracking::Table::default(),

@@ -39,6 +39,8 @@ const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 const WATCH_INSIDE_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 const NOT_INSIDE: &str = "ERR Command not allowed inside a transaction";
 const SSUBSCRIBE_INSIDE_EXEC: &str = "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
+const REWRITE_INSIDE_EXEC: &str =
+    "ERR CONFIG REWRITE waits for a file, and nothing waits inside MULTI: send it by itself";
 const MONITOR_INSIDE_EXEC: &str = "ERR MONITOR isn't allowed for DENY BLOCKING client";
 const TOO_LARGE: &str = "ERR the transaction is too large";
 const TOO_LARGE_EFFECTS: &str = "ERR the effects of the transaction are too large for one more command";
@@ -441,6 +443,10 @@ impl Keeper {
             }
             Exec::Session(SessionCommand::SSubscribe) => {
                 self.reject(spec, session.protocol, SSUBSCRIBE_INSIDE_EXEC, out);
+                return false;
+            }
+            Exec::Session(SessionCommand::ConfigRewrite) => {
+                self.reject(spec, session.protocol, REWRITE_INSIDE_EXEC, out);
                 return false;
             }
             Exec::Session(SessionCommand::Monitor) => {

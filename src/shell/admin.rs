@@ -316,13 +316,15 @@ struct Reading {
     keys: usize,
     used_memory: usize,
     log_dropped: Option<u64>,
+    unknown: Vec<(&'static str, String, u64)>,
 }
 
 impl Reading {
     /// None if the Keeper's lock was not to be had.
     fn of(node: &Node) -> Option<Reading> {
-        let read = |keeper: &mut Keeper, now, _: &mut Effects| (keeper.status(now), keeper.usage());
-        let (status, (keys, used_memory)) = node.with_keeper_within(LOCK_PATIENCE, read)?;
+        let read =
+            |keeper: &mut Keeper, now, _: &mut Effects| (keeper.status(now), keeper.usage(), keeper.unknown_commands());
+        let (status, (keys, used_memory), unknown) = node.with_keeper_within(LOCK_PATIENCE, read)?;
         let log_dropped = node.log_dropped.as_ref().map(|dropped| dropped.load(Ordering::Relaxed));
         Some(Reading {
             status,
@@ -330,6 +332,7 @@ impl Reading {
             link_sends: node.links.sends(),
             keys,
             used_memory,
+            unknown,
             log_dropped,
         })
     }
@@ -465,6 +468,14 @@ fn prometheus(readings: &[Reading]) -> String {
                 let node = reading.status.node.as_str(); // letters, digits and -_. only: nothing to escape
                 let _ = writeln!(text, "datakeeper_{name}{{node=\"{node}\"}} {value}");
             }
+        }
+    }
+    let name = "datakeeper_unknown_commands";
+    let _ = writeln!(text, "# HELP {name} Commands that there are not, by command and library.\n# TYPE {name} counter");
+    for reading in readings {
+        let node = reading.status.node.as_str();
+        for (command, library, count) in &reading.unknown {
+            let _ = writeln!(text, "{name}{{node=\"{node}\",command=\"{command}\",library=\"{library}\"}} {count}");
         }
     }
     text

@@ -26,7 +26,6 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("cluster|slots", "flags", NEWER),
     ("failover", "flags", "it is refused inside MULTI"),
     ("client|reply", "flags", "it is refused inside MULTI"),
-    ("config|rewrite", "flags", "it is refused inside MULTI"),
     ("cluster|countkeysinslot", "flags", "it waits as reads do"),
     ("cluster|countkeysinslot", "categories", "it waits as reads do"),
     ("cluster|getkeysinslot", "flags", "it waits as reads do"),

@@ -116,6 +116,7 @@ impl Keeper {
 
     pub(super) fn config_resetstat(&mut self, now: Now, reply: &mut Reply<'_>) -> Answer {
         self.stats.reset(now);
+        self.unknown.reset();
         self.calls.reset();
         reply.ok();
         Ok(Flow::Done)

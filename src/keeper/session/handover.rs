@@ -176,6 +176,20 @@ impl Keeper {
         Ok(Flow::Done)
     }
 
+    /// REPLICAOF: with NO ONE this node shall lead, which Sentinels of others ask for; who follows whom is no client's business.
+    pub(super) fn replica_of(&mut self, args: &Args<'_>, reply: &mut Reply<'_>, fx: &mut Effects) -> Answer {
+        if !(args.get(1).eq_ignore_ascii_case(b"no") && args.get(2).eq_ignore_ascii_case(b"one")) {
+            return Err("ERR REPLICAOF host port is refused: nodes follow the leader that ZooKeeper names; \
+                to move the leadership, use FAILOVER or DATAKEEPER HANDOVER, and to copy data from elsewhere, datakeeper import"
+                .into());
+        }
+        if self.leading.is_none() {
+            self.ask_to_lead(fx)?;
+        }
+        reply.ok();
+        Ok(Flow::Done)
+    }
+
     /// Asks the leader to hand over to this replica.
     pub(super) fn ask_to_lead(&mut self, fx: &mut Effects) -> Result<(), Cow<'static, str>> {
         if !self.coordinator_up {

@@ -383,6 +383,10 @@ impl Keeper {
         fields.put("full_resyncs", self.stats.full_resyncs);
         fields.put("entries_applied", self.stats.entries_applied);
         fields.put("link_bytes_sent", self.stats.link_bytes);
+        fields.put("unknown_commands", self.unknown.total());
+        for (i, (command, library, calls)) in self.unknown.counts().enumerate() {
+            fields.put(format_args!("unknown_{i}"), format_args!("command={command},library={library},calls={calls}"));
+        }
         fields.put("forwarded_commands", self.stats.forwarded);
         fields.put("forwarded_unknown", self.stats.forwarded_unknown);
         fields.put("published_dropped", self.stats.published_dropped);

@@ -439,7 +439,12 @@ impl Keeper {
             SessionCommand::Ping => connection::ping(session, args, &mut reply),
             SessionCommand::Hello => self.hello(now, session, args, out),
             SessionCommand::Auth => self.auth(session, args, &mut reply),
-            SessionCommand::Select => connection::select(args, &mut reply),
+            SessionCommand::Select => {
+                if integer(args.get(1)).is_ok_and(|database| database != 0) {
+                    self.note_unknown(args.get(0), &session.library.0, fx);
+                }
+                connection::select(args, &mut reply)
+            }
             SessionCommand::Quit => connection::quit(&mut reply),
             SessionCommand::Reset => self.reset(conn, session, out),
             SessionCommand::Readonly => connection::set(&mut session.readonly, true, &mut reply),
@@ -511,6 +516,7 @@ impl Keeper {
             SessionCommand::Multi => transaction::multi(session, &mut reply),
             SessionCommand::Unwatch => self.unwatch_command(session, &mut reply),
             SessionCommand::Watch => self.watch(session, args, &mut reply),
+            SessionCommand::ReplicaOf => self.replica_of(args, &mut reply, fx),
             SessionCommand::Failover => self.failover(now, args, &mut reply, fx),
             SessionCommand::DataKeeperAfter => self.read_after(session, args, &mut reply),
             SessionCommand::DataKeeperHolders => self.holders_command(args, &mut reply),
