@@ -145,6 +145,41 @@ fn who_is_told_in_place_of_another_and_leaves_is_missed() {
     assert!(info.contains("broken_redirect"), "{info}");
 }
 
+/// It had its answer, and counted as alive for as long as its socket took to close.
+#[test]
+fn who_has_quit_or_is_killed_is_gone_for_everybody_at_once() {
+    for way in ["quit", "kill"] {
+        let mut world = world(1, |_, _| {});
+        let (conn, other) = (reader(&mut world, 0, "k"), reader(&mut world, 0, "none"));
+        let id = String::from_utf8(world.ask_on(0, other, &["CLIENT", "ID"])).unwrap();
+        let id = id.trim_matches([':', '\r', '\n']);
+        world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "REDIRECT", id]);
+        world.ask_on(0, conn, &["GET", "k"]);
+        world.ask_on(0, other, &["SUBSCRIBE", "ch"]);
+        let before = world.ask(0, &["CLIENT", "LIST"]).lines().count();
+        let (asks, words) =
+            if way == "quit" { (other, &["QUIT"][..]) } else { (conn, &["CLIENT", "KILL", "ID", id][..]) };
+        let list: &[&str] = &["CLIENT", "LIST"];
+        let mut request = world.pipeline(0, asks, &[words, list]);
+        assert!(world.answered(&mut request));
+        assert!(!String::from_utf8(request.out.to_vec()).unwrap().contains(&format!("id={id} ")), "{way}");
+        // Its connection is not closed yet.
+        assert_eq!(world.ask(0, &["PUBLISH", "ch", "m"]), ":0\r\n", "{way}");
+        assert_eq!(world.ask(0, &["PUBSUB", "NUMSUB", "ch"]), "*2\r\n$2\r\nch\r\n:0\r\n", "{way}");
+        assert_eq!(
+            world.ask(0, &["CLIENT", "LIST"]).lines().count(),
+            before,
+            "{way}: one more that asks, one that is gone"
+        );
+        assert_eq!(world.ask(0, &["CLIENT", "KILL", "ID", id]), ":0\r\n", "{way}");
+        world.ask(0, &["SET", "k", "2"]);
+        let broken = format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n");
+        assert_eq!(world.pushed(0, conn), broken.as_bytes(), "{way}");
+        let mut late = world.request(0, other, &["PING"]);
+        assert!(world.answered(&mut late) && late.out.is_empty() && late.next == Next::CloseAfter, "{way}");
+    }
+}
+
 #[test]
 fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
     let mut world = world(3, |_, config| config.writes_on_replica = WritesOnReplica::Proxy);

@@ -95,7 +95,7 @@ pub(super) enum Outcome {
 impl Keeper {
     /// Executes what a connection has asked; replies go to `out`. The batches that are executed under one hold of the lock have the same `now`.
     ///
-    /// An unknown connection gets nothing and is told to close.
+    /// An unknown connection, and one that ends, gets nothing and is told to close.
     pub fn execute(&mut self, now: Now, work: Work<'_>, out: &mut Output, fx: &mut Effects) -> Executed {
         let Work { conn, batch, input, from, touch } = work;
         let Some(mut session) = self.sessions.take(conn) else {
@@ -108,6 +108,9 @@ impl Keeper {
                 trusted: false,
             };
         };
+        if session.ending {
+            return self.end_batch(conn, session, 0, None, Next::CloseAfter, None);
+        }
         self.waiting.remove(conn);
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
@@ -215,6 +218,9 @@ impl Keeper {
             session.held_seq
         });
         self.stats.commands += (done - from) as u64;
+        if next == Next::CloseAfter {
+            self.let_go(conn, &mut session);
+        }
         let executed = self.end_batch(conn, session, done - from, seq, next, forward);
         if self.store.has_notes() || self.tracking.owes() {
             self.tell_notes(now, Some(conn), fx);

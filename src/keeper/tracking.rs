@@ -444,7 +444,7 @@ impl Keeper {
             self.tracking.later.push((conn, invalid));
             return;
         }
-        match self.sessions.get(target) {
+        match self.sessions.get(target).filter(|other| !other.ending) {
             Some(other) if other.protocol == Protocol::Resp3 => {
                 self.deliver(now.boot, target, invalid.encode(Protocol::Resp3), fx);
             }

@@ -769,6 +769,7 @@ impl Client {
 
     /// Nothing is read or executed any more; what is unsent still leaves when it may.
     fn end(&mut self) {
+        self.worker.node.with_keeper(|keeper, _, _| keeper.client_ends(self.conn));
         self.ending = true;
         self.turn = Turn::Idle;
         self.bulk = None;

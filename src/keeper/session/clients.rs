@@ -152,7 +152,11 @@ impl Keeper {
             self.sessions.iter().filter(|(_, other)| victims.include(other)).map(|(conn, _)| conn).collect();
         let me = !victims.skip_me && victims.include(session);
         let killed = others.len() + usize::from(me);
-        fx.extend(others.into_iter().map(Effect::CloseClient));
+        for conn in others {
+            // What follows, in this pipeline too, does not find it any more.
+            self.client_ends(conn);
+            fx.push(Effect::CloseClient(conn));
+        }
         match args.len() {
             3 if killed == 0 => return Err("ERR No such client".into()),
             3 => reply.ok(),

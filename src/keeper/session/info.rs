@@ -162,7 +162,7 @@ impl Keeper {
         let paused = self.paused(now, false).into_iter().flat_map(|until| self.waiting.until(until));
         let paused = paused.filter(|conn| !self.blocked.contains(conn)).count();
         let blocked = self.blocked.iter().filter(|conn| self.waiting.contains(**conn)).count() + paused;
-        fields.put("connected_clients", self.sessions.len());
+        fields.put("connected_clients", self.sessions.connected());
         fields.put("cluster_connections", self.links.len());
         fields.put("maxclients", self.config.clients_max);
         fields.put("blocked_clients", blocked);

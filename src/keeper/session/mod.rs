@@ -138,6 +138,8 @@ pub(super) struct Session {
     pub inbox: Option<Box<Inbox>>,
     /// What the shell holds for it.
     pub figures: Option<Arc<Figures>>,
+    /// It gets the replies that are due and ends: to everybody else it is gone.
+    pub ending: bool,
 }
 
 /// Which replies a connection gets.
@@ -274,9 +276,14 @@ impl Sessions {
         self.map.get_mut(&conn)?.as_deref_mut()
     }
 
-    /// Connected clients.
+    /// Connections, those that end included.
     pub fn len(&self) -> usize {
         self.map.len()
+    }
+
+    /// Connected clients.
+    pub fn connected(&self) -> usize {
+        self.map.values().filter(|session| session.as_ref().is_none_or(|session| !session.ending)).count()
     }
 
     /// The one that is being executed.
@@ -289,14 +296,16 @@ impl Sessions {
         self.map.get(&conn)?.as_deref()
     }
 
-    /// All but the one that is being executed, in no order.
+    /// All but the one that is being executed and those that end, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Session)> {
-        self.map.iter().filter_map(|(conn, session)| Some((*conn, session.as_deref()?)))
+        let all = self.map.iter().filter_map(|(conn, session)| Some((*conn, session.as_deref()?)));
+        all.filter(|(_, session)| !session.ending)
     }
 
     /// See [`Sessions::iter`].
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut Session)> {
-        self.map.iter_mut().filter_map(|(conn, session)| Some((*conn, session.as_deref_mut()?)))
+        let all = self.map.iter_mut().filter_map(|(conn, session)| Some((*conn, session.as_deref_mut()?)));
+        all.filter(|(_, session)| !session.ending)
     }
 }
 
@@ -374,6 +383,7 @@ impl Keeper {
             monitors: false,
             inbox: None,
             figures: None,
+            ending: false,
         };
         self.sessions.map.insert(conn, Some(Box::new(session)));
         true
@@ -391,18 +401,39 @@ impl Keeper {
     /// A client's connection is closed; whatever waited for it is forgotten.
     pub fn client_gone(&mut self, conn: ConnId) {
         if let Some(mut session) = self.sessions.map.remove(&conn).flatten() {
-            self.end_transaction(&mut session);
-            self.unsubscribe_all(conn, &mut session);
-            self.stop_monitoring(conn, &mut session);
-            self.stop_tracking(conn, &mut session);
-            self.forget_rewrite(&mut session);
+            self.let_go(conn, &mut session);
         }
+        self.forget_waits(conn);
+        self.holds.forget(conn);
+        self.piles.forget(conn);
+    }
+
+    /// Nothing is read from a client any more: it gets the replies that are due. From now on nothing is told to it, and to others it is gone, however
+    /// long its socket takes to close.
+    pub fn client_ends(&mut self, conn: ConnId) {
+        self.forget_waits(conn);
+        if let Some(mut session) = self.sessions.map.get_mut(&conn).and_then(Option::take) {
+            self.let_go(conn, &mut session);
+            self.sessions.map.insert(conn, Some(session));
+        }
+    }
+
+    /// What the Keeper does for a client beside replying to it ends.
+    pub(super) fn let_go(&mut self, conn: ConnId, session: &mut Session) {
+        session.ending = true;
+        session.inbox = None;
+        self.end_transaction(session);
+        self.unsubscribe_all(conn, session);
+        self.stop_monitoring(conn, session);
+        self.stop_tracking(conn, session);
+        self.forget_rewrite(session);
+    }
+
+    fn forget_waits(&mut self, conn: ConnId) {
         self.waiting.remove(conn);
         self.blocked.remove(&conn);
         self.behind.remove(&conn);
         self.confirming.remove(&conn);
-        self.holds.forget(conn);
-        self.piles.forget(conn);
     }
 
     /// Whether this client has shown the password, or needs none.
