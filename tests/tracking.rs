@@ -176,6 +176,88 @@ fn who_has_quit_or_is_killed_is_gone_for_everybody_at_once() {
     }
 }
 
+/// Whether a connection that tracks in that mode is told of a change of `k`, after these commands and a read of it.
+fn told_after(mode: &[&str], commands: &[&[&str]]) -> bool {
+    let mut world = world(1, |_, _| {});
+    let conn = world.connect(0);
+    world.ask_on(0, conn, &["HELLO", "3"]);
+    world.ask_on(0, conn, &[&["CLIENT", "TRACKING", "ON"], mode].concat());
+    commands.iter().for_each(|words| _ = world.ask_on(0, conn, words));
+    world.ask_on(0, conn, &["GET", "k"]);
+    assert_eq!(world.pushed(0, conn), b"");
+    world.ask(0, &["SET", "k", "v"]);
+    let pushed = world.pushed(0, conn);
+    assert!(pushed.is_empty() || pushed == INVALID_K, "{}", pushed.escape_ascii());
+    !pushed.is_empty()
+}
+
+/// It outlived what was not executed, so that a later read was not tracked of which the client believed that it was.
+#[test]
+fn client_caching_is_for_one_command_or_transaction_whatever_comes_of_it() {
+    let (no, yes): (&[&str], &[&str]) = (&["CLIENT", "CACHING", "NO"], &["CLIENT", "CACHING", "YES"]);
+    let ends: &[&[&[&str]]] = &[
+        &[&["GET", "l"]],
+        &[&["PING"]],
+        &[&["NONSENSE"]],
+        &[&["GET"]],
+        &[&["INCRBY", "l", "x"]],
+        &[&["CLIENT", "NONSENSE"]],
+        &[&["EXEC"]],
+        &[&["DISCARD"]],
+        &[&["MULTI", "x"]],
+        &[&["MULTI"], &["GET", "l"], &["EXEC"]],
+        &[&["MULTI"], &["GET", "l"], &["DISCARD"]],
+        &[&["MULTI"], &["GET"], &["EXEC"]],
+        &[&["MULTI"], &["NONSENSE"], &["EXEC", "x"]],
+    ];
+    for commands in ends {
+        assert!(told_after(&["OPTOUT"], &[&[no], *commands].concat()), "NO, {commands:?}");
+        assert!(!told_after(&["OPTIN"], &[&[yes], *commands].concat()), "YES, {commands:?}");
+    }
+    // Commands of CLIENT do not count.
+    for commands in [&[][..], &[&["CLIENT", "ID"][..]], &[&["CLIENT", "GETNAME", "x"]], &[&["CLIENT", "TRACKINGINFO"]]]
+    {
+        assert!(!told_after(&["OPTOUT"], &[&[no], commands].concat()), "NO, {commands:?}");
+        assert!(told_after(&["OPTIN"], &[&[yes], commands].concat()), "YES, {commands:?}");
+    }
+    assert!(told_after(&["OPTIN"], &[yes, &["MULTI"], &["GET", "k"], &["GET"], &["DISCARD"], yes]));
+}
+
+#[test]
+fn who_has_changed_to_prefixes_is_told_of_nothing_that_it_read_before() {
+    let mut world = world(1, |_, _| {});
+    let conn = reader(&mut world, 0, "k");
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "OFF"]);
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "x"]);
+    world.ask(0, &["SET", "k", "1"]);
+    assert_eq!(world.pushed(0, conn), b"");
+    world.ask(0, &["SET", "xk", "1"]);
+    assert_eq!(world.pushed(0, conn), b">2\r\n$10\r\ninvalidate\r\n*1\r\n$2\r\nxk\r\n");
+    // Nor when the table makes room.
+    let conn = reader(&mut world, 0, "k");
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "OFF"]);
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "x"]);
+    world.ask(0, &["CONFIG", "SET", "tracking-table-max-keys", "1"]);
+    let other = reader(&mut world, 0, "l");
+    world.ask_on(0, other, &["GET", "m"]);
+    assert_eq!(world.pushed(0, conn), b"");
+}
+
+#[test]
+fn who_asked_for_prefixes_gets_a_message_for_each() {
+    let mut world = world(1, |_, _| {});
+    let conn = world.connect(0);
+    world.ask_on(0, conn, &["HELLO", "3"]);
+    world.ask_on(0, conn, &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "foo", "PREFIX", "bar"]);
+    world.ask(0, &["MSET", "foo:2", "v", "bar:1", "v", "foo:1", "v", "baz", "v"]);
+    let message = |keys: &[&str]| {
+        let keys: String = keys.iter().map(|key| format!("${}\r\n{key}\r\n", key.len())).collect();
+        format!(">2\r\n$10\r\ninvalidate\r\n*{}\r\n{keys}", keys.matches('$').count())
+    };
+    let wanted = message(&["bar:1"]) + &message(&["foo:1", "foo:2"]);
+    assert_eq!(String::from_utf8(world.pushed(0, conn)).unwrap(), wanted);
+}
+
 #[test]
 fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
     let mut world = world(3, |_, config| config.writes_on_replica = WritesOnReplica::Proxy);

@@ -166,6 +166,9 @@ impl Keeper {
                     out.rewind(mark);
                     self.take_own(session.protocol, out); // what is pushed is no reply
                 }
+                if matches!(outcome, Outcome::Next | Outcome::Look) && session.tracking.is_some() {
+                    session.end_caching_behind(&args);
+                }
                 match outcome {
                     Outcome::Next => {
                         done += 1;

@@ -176,7 +176,7 @@ impl Keeper {
                 }
             }
         }
-        if session.tracking.is_some() {
+        if session.tracking.as_ref().is_some_and(|tracking| tracking.remembers()) {
             match &session.transaction {
                 Some(transaction) => {
                     let queue = transaction.queue();
@@ -244,6 +244,7 @@ impl Keeper {
             // It was EXEC.
             self.end_transaction(&mut session);
         }
+        session.end_caching();
         session.replied_elsewhere();
         let position = |reply: &[u8]| {
             let token = reply.split(|byte| *byte == b'\n').nth(1)?.strip_suffix(b"\r")?;

@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use crate::base::clock::Now;
 use crate::base::ids::{ConnId, Offset};
-use crate::command::{CommandError, CommandSpec, Flag, KeyUse, integer, keys_of};
+use crate::command::{CommandError, CommandSpec, Flag, KeyUse, find_spec, integer, keys_of};
 use crate::resp::{Args, Output, Protocol, Reply};
 use crate::store::{Event, Noted};
 
@@ -81,7 +81,7 @@ impl Tracking {
     }
 
     /// Whether the keys that are read now are remembered.
-    fn remembers(&self) -> bool {
+    pub fn remembers(&self) -> bool {
         !self.bcast && if self.optin { self.caching } else { !(self.optout && self.caching) }
     }
 }
@@ -269,16 +269,32 @@ impl Table {
     }
 
     /// Who asked for the prefix of this key.
-    fn by_prefix(&self, key: &[u8]) -> impl Iterator<Item = ConnId> {
-        self.prefixes.iter().filter(|(prefix, _)| key.starts_with(prefix)).flat_map(|(_, conns)| conns.iter().copied())
+    fn by_prefix(&self, key: &[u8]) -> impl Iterator<Item = (&Bytes, ConnId)> {
+        let named = self.prefixes.iter().filter(|(prefix, _)| key.starts_with(prefix));
+        named.flat_map(|(prefix, conns)| conns.iter().map(move |conn| (prefix, *conn)))
     }
 }
 
 impl Session {
+    /// Whether it is told of what it has read: not if it has changed to prefixes since.
+    fn is_told_of_reads(&self) -> bool {
+        self.tracking.as_ref().is_some_and(|tracking| !tracking.bcast)
+    }
+
     /// CLIENT CACHING was for what is over.
     pub fn end_caching(&mut self) {
         if let Some(tracking) = &mut self.tracking {
             tracking.caching = false;
+        }
+    }
+
+    /// A command was answered, executed or refused. CLIENT CACHING is for the next one, whatever that is, or for the next transaction as a whole, whatever
+    /// comes of that; commands of CLIENT do not count.
+    #[cold]
+    pub fn end_caching_behind(&mut self, args: &Args<'_>) {
+        let of_client = find_spec(args).is_ok_and(|spec| spec.name.starts_with("client|"));
+        if self.transaction.is_none() && !of_client {
+            self.end_caching();
         }
     }
 }
@@ -346,7 +362,6 @@ impl Keeper {
     /// A command was executed on a tracking connection: its keys are remembered, if it read.
     #[cold]
     pub(super) fn track(&mut self, conn: ConnId, session: &mut Session, spec: &CommandSpec, args: &Args<'_>) {
-        let within = session.executing_transaction;
         let sliced = std::mem::take(&mut session.sliced);
         let Some(tracking) = &mut session.tracking else { return };
         if spec.flags.has(Flag::Readonly) && spec.keys.usage != KeyUse::NotKey && tracking.remembers() {
@@ -358,15 +373,13 @@ impl Keeper {
                 }
             }
         }
-        // CLIENT CACHING is for the next command, or for the next transaction as a whole.
-        if !within && spec.name != "multi" && !spec.name.starts_with("client|") {
-            session.end_caching();
-        }
         let most = self.settings().tracking_keys_max;
         while most > 0 && self.tracking.keys.len() as u64 > most {
             let Some((key, conns)) = self.tracking.make_room() else { break };
             let invalid = Invalid(Some(vec![Bytes::from(key)]));
-            self.tracking.later.extend(conns.into_iter().map(|conn| (conn, invalid.clone())));
+            let sessions = &self.sessions;
+            let readers = conns.into_iter().filter(|conn| sessions.get(*conn).is_none_or(Session::is_told_of_reads));
+            self.tracking.later.extend(readers.map(|conn| (conn, invalid.clone())));
         }
     }
 
@@ -380,7 +393,8 @@ impl Keeper {
         fx: &mut Effects,
     ) {
         let mut told = std::mem::take(&mut self.tracking.later);
-        let mut by_prefix: BTreeMap<ConnId, BTreeSet<Bytes>> = BTreeMap::new();
+        // As in Redis, a message for each prefix.
+        let mut by_prefix: BTreeMap<(Bytes, ConnId), BTreeSet<Bytes>> = BTreeMap::new();
         let notes = if self.tracking.clients() > 0 { notes } else { &[] };
         for noted in notes {
             match noted {
@@ -398,9 +412,10 @@ impl Keeper {
                         // It may have read the key again within its batch.
                         self.tracking.remember(key, own);
                     }
+                    readers.retain(|conn| self.sessions.get(*conn).is_none_or(Session::is_told_of_reads));
                     told.extend(readers.into_iter().map(|conn| (conn, Invalid(Some(vec![name.clone()])))));
-                    for conn in self.tracking.by_prefix(key).filter(others) {
-                        by_prefix.entry(conn).or_default().insert(name.clone());
+                    for (prefix, conn) in self.tracking.by_prefix(key).filter(|(_, conn)| others(conn)) {
+                        by_prefix.entry((prefix.clone(), conn)).or_default().insert(name.clone());
                     }
                 }
                 Noted::Cleared => {
@@ -411,7 +426,7 @@ impl Keeper {
             }
         }
         let keys = |keys: BTreeSet<Bytes>| Invalid(Some(keys.into_iter().collect()));
-        told.extend(by_prefix.into_iter().map(|(conn, invalid)| (conn, keys(invalid))));
+        told.extend(by_prefix.into_iter().map(|((_, conn), invalid)| (conn, keys(invalid))));
         for (conn, invalid) in told {
             if need.is_none_or(|need| !self.pubsub.hold_invalid(need, conn, &invalid)) {
                 self.tell_invalid(now, conn, invalid, fx);

@@ -372,7 +372,6 @@ impl Keeper {
         }
         self.calls.slow = slow_before;
         session.executing_transaction = false;
-        session.end_caching();
         self.count_exec(now, session, spec, args, began);
         self.stats.commands += queue.len() as u64;
         if !self.scratch.is_empty() {
