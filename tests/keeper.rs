@@ -864,6 +864,11 @@ fn messages_beyond_what_a_link_carries_are_dropped_and_the_log_goes_on() {
     assert!(world.now_ms - begin < 200, "a write took {} ms", world.now_ms - begin);
     world.run(3_000);
     assert_eq!(world.in_sync(), 3);
+    // The log is told, once, and with the number.
+    let told: Vec<String> = world.notices().into_iter().filter(|notice| notice.contains("were dropped")).collect();
+    let wanted =
+        format!("{dropped} published messages were dropped within 0 s: {dropped} found 16 MiB waiting for the link");
+    assert!(told.len() == 1 && told[0].contains(&wanted), "{told:?}");
     let got = pushed(&mut world, 2, listener);
     let numbers: Vec<&str> = got.split("\r\n").filter(|line| line.len() == MIB).map(|line| &line[..2]).collect();
     assert_eq!(numbers.len(), 20 - dropped);

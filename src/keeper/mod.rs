@@ -581,6 +581,7 @@ impl Keeper {
     fn sweep(&mut self, now: Now, fx: &mut Effects) {
         self.stats.sample(now, self.used_memory());
         self.end_slow_piles(now, fx);
+        self.tell_drops(now.boot, fx);
         if self.pause.is_some() && self.paused(now, false).is_none() {
             self.pause = None;
         }

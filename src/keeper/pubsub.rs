@@ -160,6 +160,60 @@ enum Own {
     Encoded(Bytes),
 }
 
+/// Why a message is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drop {
+    /// Too much waits for the link to a node.
+    LinkFull,
+    /// Too much waits to be acknowledged.
+    Unacknowledged,
+    /// This node has no leader whom it could tell.
+    NoLeader,
+}
+
+/// Messages that were dropped and of which the log was not told yet: a burst, which ends when nothing was dropped for [`Drops::QUIET_MS`].
+#[derive(Debug, Default)]
+struct Drops {
+    /// By [`Drop`].
+    counts: [u64; 3],
+    /// What they came to when it was looked last.
+    seen: u64,
+    /// Since when, and when the last ones were seen.
+    burst: Option<(Boot, Boot)>,
+}
+
+impl Drops {
+    /// A burst is over when nothing was dropped for so long.
+    const QUIET_MS: u64 = 1_000;
+    /// One that goes on is told of so often.
+    const TOLD_EACH_MS: u64 = 60_000;
+
+    /// Looks whether a burst is to be told of, and says what of it.
+    fn look(&mut self, now: Boot) -> Option<String> {
+        let dropped = self.counts.iter().sum();
+        if dropped > self.seen {
+            self.seen = dropped;
+            let since = self.burst.map_or(now, |(since, _)| since);
+            self.burst = Some((since, now));
+        }
+        let (since, last) = self.burst?;
+        if now.ms_since(last) < Drops::QUIET_MS && now.ms_since(since) < Drops::TOLD_EACH_MS {
+            return None;
+        }
+        let [full, unacknowledged, leaderless] = self.counts;
+        *self = Drops::default();
+        let why = [
+            (full, format!("found {} MiB waiting for the link to another node", PUBLISHED_BYTES_MAX >> 20)),
+            (unacknowledged, format!("found {} MiB waiting to be acknowledged", PUBLISHED_BYTES_MAX >> 20)),
+            (leaderless, "were published while this node had no leader to tell them to".to_owned()),
+        ];
+        let why: Vec<String> =
+            why.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}")).collect();
+        let seconds = last.ms_since(since) / 1_000;
+        Some(format!("{dropped} published messages were dropped within {seconds} s: {}", why.join(", ")))
+    }
+}
+
 /// Who listens at this node.
 #[derive(Debug, Default)]
 pub(super) struct PubSub {
@@ -176,6 +230,7 @@ pub(super) struct PubSub {
     /// What waits until this is acknowledged, in its order, then as it came.
     held: VecDeque<(Offset, Held)>,
     held_bytes: usize,
+    drops: Drops,
 }
 
 impl PubSub {
@@ -429,7 +484,7 @@ impl Keeper {
         } else if self.pubsub.hold_message(need, &message) {
             self.pubsub.listeners_of(&message).iter().map(|(_, conns)| conns.len()).sum()
         } else {
-            self.stats.published_dropped += 1;
+            self.drop_published(Drop::Unacknowledged);
             0
         };
         reply.integer(receivers as i64);
@@ -452,8 +507,19 @@ impl Keeper {
         match need {
             None => _ = self.announce(now, message, None, fx),
             Some(need) if self.pubsub.hold_message(need, message) => {}
-            Some(_) => self.stats.published_dropped += 1,
+            Some(_) => self.drop_published(Drop::Unacknowledged),
         }
+    }
+
+    /// A message is dropped, here or on its way to another node.
+    fn drop_published(&mut self, why: Drop) {
+        self.stats.published_dropped += 1;
+        self.pubsub.drops.counts[why as usize] += 1;
+    }
+
+    /// Tells the log of messages that were dropped, once per burst.
+    pub(super) fn tell_drops(&mut self, now: Boot, fx: &mut Effects) {
+        fx.extend(self.pubsub.drops.look(now).map(Notice::warn));
     }
 
     /// Tells those who listen here, and the other nodes but the one on the link that it came `from`; returns how many they are here.
@@ -535,7 +601,7 @@ impl Keeper {
             (None, _) if from.is_some() => return,
             (None, Some(f)) if f.accepted => (f.epoch, f.link.into_iter().collect()),
             (None, _) => {
-                self.stats.published_dropped += 1;
+                self.drop_published(Drop::NoLeader);
                 return;
             }
         };
@@ -545,7 +611,7 @@ impl Keeper {
         let frames = wire::publish(epoch, message.sharded, message.channel, message.text);
         for link in links {
             if !self.send_published(link, &frames, fx) {
-                self.stats.published_dropped += 1;
+                self.drop_published(Drop::LinkFull);
             }
         }
     }
@@ -646,6 +712,26 @@ mod tests {
         assert_eq!(out.len(), 2 << 20);
         assert!(slow.put(at(PUSHED_SLOW_MS + 1), mib.clone()), "it has read meanwhile");
         assert!(!slow.put(at(2 * PUSHED_SLOW_MS + 2), mib), "it has not");
+    }
+
+    #[test]
+    fn burst_of_drops_is_told_once_with_its_number_or_now_and_then_if_it_goes_on() {
+        let mut drops = Drops::default();
+        assert_eq!(drops.look(at(0)), None);
+        drops.counts = [3, 0, 0];
+        assert_eq!(drops.look(at(100)), None);
+        drops.counts = [5, 0, 1];
+        assert_eq!(drops.look(at(1_000)), None);
+        assert_eq!(drops.look(at(1_999)), None, "it may go on");
+        let told = drops.look(at(2_000)).expect("it is over");
+        assert!(told.starts_with("6 published messages were dropped within 0 s: 5 found 16 MiB"), "{told}");
+        assert!(told.ends_with(", 1 were published while this node had no leader to tell them to"), "{told}");
+        assert_eq!(drops.look(at(9_000)), None);
+        let told = (0..=700).filter_map(|i| {
+            drops.counts[1] += 1;
+            drops.look(at(10_000 + i * 100))
+        });
+        assert_eq!(told.count(), 1, "once a minute");
     }
 
     #[test]
