@@ -278,6 +278,75 @@ fn what_the_leader_has_read_for_a_client_is_called_invalid_behind_its_reply() {
     assert_eq!(world.pushed(1, conn), INVALID_K);
 }
 
+/// A client of n1, which passes its writes on and has been told in this mode what it reads, has sent SET for `k`; and one at the leader that stands for
+/// the connection on which n1 passes that on.
+fn own_writer(mode: &[&str]) -> (World, ConnId, ConnId) {
+    let mut world = world(3, |_, config| config.writes_on_replica = WritesOnReplica::Proxy);
+    world.ask(0, &["SET", "k", "v"]);
+    world.run(20);
+    let conn = world.connect(1);
+    world.ask_on(1, conn, &["HELLO", "3"]);
+    world.ask_on(1, conn, &[&["CLIENT", "TRACKING", "ON", "NOLOOP"], mode].concat());
+    world.ask_on(1, conn, &["GET", "k"]);
+    let request = world.pipeline(1, conn, &[&["SET", "k", "mine"], &["SET", "l", "mine"]]);
+    assert_eq!(request.next, Next::Forward);
+    assert_eq!(request.forward.as_ref().map(|forward| forward.commands), Some(1), "so that its entry is known");
+    let upstream = world.connect(0);
+    (world, conn, upstream)
+}
+
+fn answered(world: &mut World, conn: ConnId, upstream: ConnId) {
+    let written = world.ask_on(0, upstream, &["DATAKEEPER", "POSITION", "WRITE"]);
+    let answered = Forwarded::Answered { seen: b"", written: Some(&written), told: None };
+    world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, answered);
+}
+
+/// NOLOOP was not honoured through a node that passes writes on.
+#[test]
+fn own_write_that_was_passed_on_is_told_to_others_alone() {
+    for mode in [&[][..], &["BCAST"]] {
+        for applied_first in [true, false] {
+            let (mut world, conn, upstream) = own_writer(mode);
+            world.ask_on(0, upstream, &["SET", "k", "mine"]);
+            if applied_first {
+                world.run(20);
+                assert_eq!(world.pushed(1, conn), b"", "{mode:?}: it may be its own");
+            }
+            answered(&mut world, conn, upstream);
+            world.run(20);
+            assert_eq!(world.pushed(1, conn), b"", "{mode:?}, applied first: {applied_first}");
+            world.ask(0, &["SET", "k", "theirs"]);
+            world.run(20);
+            assert_eq!(world.pushed(1, conn), INVALID_K, "{mode:?}, applied first: {applied_first}");
+        }
+    }
+}
+
+#[test]
+fn what_others_write_around_an_own_write_that_was_passed_on_is_told() {
+    for mode in [&[][..], &["BCAST"]] {
+        for theirs_first in [true, false] {
+            let (mut world, conn, upstream) = own_writer(mode);
+            for own in [!theirs_first, theirs_first] {
+                let by = if own { upstream } else { world.connect(0) };
+                world.ask_on(0, by, &["SET", "k", if own { "mine" } else { "theirs" }]);
+            }
+            world.run(20);
+            assert_eq!(world.pushed(1, conn), b"");
+            answered(&mut world, conn, upstream);
+            world.run(20);
+            assert_eq!(world.pushed(1, conn), INVALID_K, "{mode:?}, theirs first: {theirs_first}");
+        }
+        // What became of it is not known.
+        let (mut world, conn, upstream) = own_writer(mode);
+        world.ask_on(0, upstream, &["SET", "k", "mine"]);
+        world.run(20);
+        world.nodes[1].as_mut().unwrap().keeper.forwarded(conn, Watched::No, Forwarded::Unknown);
+        world.run(20);
+        assert_eq!(world.pushed(1, conn), INVALID_K, "{mode:?}");
+    }
+}
+
 #[test]
 fn read_in_slices_is_called_invalid_behind_its_reply() {
     let mut world = world(1, |_, _| {});

@@ -183,7 +183,7 @@ impl Keeper {
                         break 'batch;
                     }
                     Outcome::Forward => {
-                        forward = Some(self.forward(&mut session, batch, input, done));
+                        forward = Some(self.forward(conn, &mut session, batch, input, done));
                         next = Next::Forward;
                         break 'batch;
                     }

@@ -528,6 +528,7 @@ impl Keeper {
                         self.applied = entry.offset;
                         self.clock = self.clock.max(entry.clock);
                         self.stats.entries_applied += 1;
+                        self.tracking.own.applied(self.store.notes(), entry.offset);
                     }
                 }
             }

@@ -136,7 +136,19 @@ impl Keeper {
     }
 
     /// Makes the request of the commands of `batch` from number `at` on that are passed on together.
-    pub(super) fn forward(&mut self, session: &mut Session, batch: &Batch, input: &[u8], at: usize) -> Box<Forward> {
+    pub(super) fn forward(
+        &mut self,
+        conn: ConnId,
+        session: &mut Session,
+        batch: &Batch,
+        input: &[u8],
+        at: usize,
+    ) -> Box<Forward> {
+        let own_writer = Keeper::is_own_writer(session);
+        let most = if own_writer { 1 } else { COMMANDS_MAX };
+        if own_writer {
+            self.own_write_begins(conn);
+        }
         let mut request = Output::new();
         let heard = session.hears();
         let args = batch.args(at, input);
@@ -165,7 +177,7 @@ impl Keeper {
             }
             _ => {
                 put_request(&mut request, &args);
-                while heard && commands < COMMANDS_MAX && at + commands < batch.len() {
+                while heard && commands < most && at + commands < batch.len() {
                     let args = batch.args(at + commands, input);
                     let on_data = |spec: &&CommandSpec| spec.is_on_keys() && matches!(spec.exec, Exec::Data(_));
                     if resolve(&args).ok().filter(on_data).is_none() {
@@ -238,6 +250,7 @@ impl Keeper {
                 Forwarded::Answered { told, .. } => told.and_then(number),
                 Forwarded::InPart { .. } | Forwarded::Refused | Forwarded::Unknown => None,
             });
+            self.own_write_ends(conn, None);
             return self.sessions.put_back(conn, session);
         }
         if session.transaction.is_some() {
@@ -250,6 +263,11 @@ impl Keeper {
             let token = reply.split(|byte| *byte == b'\n').nth(1)?.strip_suffix(b"\r")?;
             parse_position(token).ok()
         };
+        let own = match what {
+            Forwarded::Answered { written, .. } => written.and_then(position),
+            Forwarded::InPart { .. } | Forwarded::Refused | Forwarded::Unknown => None,
+        };
+        self.own_write_ends(conn, own);
         match what {
             // Whatever was acknowledged is in the log of a member.
             Forwarded::InPart { seen } => session.note_seen(seen.and_then(position).or(Some(self.log.last()))),

@@ -7,7 +7,7 @@
 //!
 //! The rooms: `coordination` (what `/state` says, elections), `leading` (members, commit, expand and shrink), `following`
 //! (joining, applying, full resync), `handover`, `leaving` (a process that is told to end), `links` (handshakes and bytes), `execute` and `admission` (commands), `eviction`, `hold` (replies that
-//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `figures` (what the shell holds for a connection), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `unknown` (commands that are none), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
+//! wait), `waits` (commands that wait), `forward` (what is passed on to the leader), `session` (one per connection), `transaction` (MULTI to EXEC), `piles` (replies that nobody reads), `figures` (what the shell holds for a connection), `pubsub` (who listens to what), `calls` (what commands cost), `slowlog` and `latency` (which were slow), `monitor` (who sees them all), `notify` (what happens to keys), `tracking` (who has read them), `noloop` (and changed them through this node), `unknown` (commands that are none), `notice` (what the log is told), `report` (what operators are told), `observe` (getters for
 //! checks).
 
 mod admission;
@@ -26,6 +26,7 @@ mod leading;
 mod leaving;
 mod links;
 mod monitor;
+mod noloop;
 mod notice;
 mod notify;
 mod observe;

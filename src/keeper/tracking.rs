@@ -31,6 +31,7 @@ use crate::command::{CommandError, CommandSpec, Flag, KeyUse, find_spec, integer
 use crate::resp::{Args, Output, Protocol, Reply};
 use crate::store::{Event, Noted};
 
+use super::noloop::OwnWrites;
 use super::session::{Answer, Flow, Session};
 use super::{Effects, Keeper};
 
@@ -78,6 +79,11 @@ impl Tracking {
     pub fn marks(tracking: Option<&Tracking>) -> [(char, bool); 3] {
         let is = |what: fn(&Tracking) -> bool| tracking.is_some_and(what);
         [('t', tracking.is_some()), ('R', is(|t| t.broken)), ('B', is(|t| t.bcast))]
+    }
+
+    /// Whether it is not told of what it changes itself.
+    pub fn noloop(&self) -> bool {
+        self.noloop
     }
 
     /// Whether the keys that are read now are remembered.
@@ -221,6 +227,8 @@ pub(super) struct Table {
     evicted: Box<[u8]>,
     /// What is to be told once no session is out.
     later: Vec<(ConnId, Invalid)>,
+    /// Which entries are the own writes of clients with NOLOOP.
+    pub own: OwnWrites,
 }
 
 impl Table {
@@ -353,6 +361,7 @@ impl Keeper {
             }
         }
         self.tracking.tracking.remove(&conn);
+        self.tracking.own.forget(conn);
         if self.tracking.clients() == 0 {
             (self.tracking.keys, self.tracking.items) = Default::default();
             self.settle_notes();
@@ -396,7 +405,8 @@ impl Keeper {
         // As in Redis, a message for each prefix.
         let mut by_prefix: BTreeMap<(Bytes, ConnId), BTreeSet<Bytes>> = BTreeMap::new();
         let notes = if self.tracking.clients() > 0 { notes } else { &[] };
-        for noted in notes {
+        let entry_of = self.tracking.own.take_ends();
+        for (at, noted) in notes.iter().enumerate() {
             match noted {
                 Noted::Changed { key, event, .. } => {
                     // What a command meets is not its doing.
@@ -413,9 +423,21 @@ impl Keeper {
                         self.tracking.remember(key, own);
                     }
                     readers.retain(|conn| self.sessions.get(*conn).is_none_or(Session::is_told_of_reads));
+                    let entry = entry_of(at);
+                    readers.retain(|conn| {
+                        let is_own = self.is_own_change(*conn, key, *event, entry);
+                        if is_own {
+                            self.tracking.remember(key, *conn);
+                        }
+                        !is_own
+                    });
                     told.extend(readers.into_iter().map(|conn| (conn, Invalid(Some(vec![name.clone()])))));
-                    for (prefix, conn) in self.tracking.by_prefix(key).filter(|(_, conn)| others(conn)) {
-                        by_prefix.entry((prefix.clone(), conn)).or_default().insert(name.clone());
+                    let asked: Vec<(Bytes, ConnId)> =
+                        self.tracking.by_prefix(key).map(|(prefix, conn)| (prefix.clone(), conn)).collect();
+                    for (prefix, conn) in asked.into_iter().filter(|(_, conn)| others(conn)) {
+                        if !self.is_own_change(conn, key, *event, entry) {
+                            by_prefix.entry((prefix, conn)).or_default().insert(name.clone());
+                        }
                     }
                 }
                 Noted::Cleared => {
@@ -425,6 +447,7 @@ impl Keeper {
                 Noted::Missed(_) => {}
             }
         }
+        self.forget_applied_writes();
         let keys = |keys: BTreeSet<Bytes>| Invalid(Some(keys.into_iter().collect()));
         told.extend(by_prefix.into_iter().map(|((_, conn), invalid)| (conn, keys(invalid))));
         for (conn, invalid) in told {
@@ -436,6 +459,7 @@ impl Keeper {
 
     /// Everything that anybody has read here may be otherwise now.
     pub(super) fn invalidate_all(&mut self, now: Now, fx: &mut Effects) {
+        self.tracking.own.clear();
         self.settle_notes();
         self.invalidate(now, None, &[Noted::Cleared], None, fx);
     }
