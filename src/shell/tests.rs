@@ -575,10 +575,10 @@ fn load_balancers_find_the_leader_the_replicas_and_who_is_ready() {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let service = InProcess::new();
     let start = |name| Server::start(Options { admin_listen: Some(free), ..options(name, &service) }).unwrap();
-    let servers = ["n1", "n2"].map(start);
-    eventually("a leader and a replica", || {
-        servers[0].node().role() == Role::Leader && servers[1].node().role() == Role::Replica
-    });
+    let first = start("n1");
+    eventually("the first leads", || first.node().role() == Role::Leader);
+    let servers = [first, start("n2")];
+    eventually("a leader and a replica", || servers[1].node().role() == Role::Replica);
     let ask = |i: usize, method: &str, path: &str| http(servers[i].admin_addr().unwrap(), method, path);
     eventually("the replica is fresh", || ask(1, "GET", "/replica?max_lag_ms=5000").starts_with("HTTP/1.1 200"));
     for (path, of_leader, of_replica) in [
@@ -649,10 +649,10 @@ fn the_sentinel_port_is_registered_and_a_sentinel_answers_there() {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
     let service = InProcess::new();
     let start = |name| Server::start(Options { sentinel_listen: Some(free), ..options(name, &service) }).unwrap();
-    let servers = ["n1", "n2"].map(start);
-    eventually("a leader and a replica", || {
-        servers[0].node().role() == Role::Leader && servers[1].node().role() == Role::Replica
-    });
+    let first = start("n1");
+    eventually("the first leads", || first.node().role() == Role::Leader);
+    let servers = [first, start("n2")];
+    eventually("a leader and a replica", || servers[1].node().role() == Role::Replica);
     let [first, second] = servers.each_ref().map(|server| server.sentinel_addr().expect("it has one"));
     let role = ask(first, b"ROLE\r\n");
     assert!(role.starts_with("*2\r\n$8\r\nsentinel\r\n*1\r\n"), "{role}");
