@@ -99,6 +99,7 @@ impl Bench {
                 emitted: 0,
                 lookups: Lookups::default(),
                 misses: false,
+                hand: true,
             };
             let result = exec(&mut ctx, &args);
             let emitted = ctx.emitted;
@@ -160,6 +161,9 @@ fn shown(mutation: &Mutation<'_>) -> String {
         Mutation::SetExpiry { key, expiry: None, event } => format!("expiry {} never {event:?}", quoted(key)),
         Mutation::SetExpiry { key, expiry, event } => format!("expiry {}{} {event:?}", quoted(key), expiry_of(expiry)),
         Mutation::Clear => "clear".into(),
+        Mutation::Lift { key, event } => format!("lift {} {event:?}", quoted(key)),
+        Mutation::Hold { key } => format!("hold {}", quoted(key)),
+        Mutation::Lay { key, event } => format!("lay {} {event:?}", quoted(key)),
         Mutation::Splice { key, at, bytes, length_after, event } => {
             format!("splice {} at {at} {} of {length_after} {event:?}", quoted(key), quoted(bytes))
         }
@@ -452,6 +456,7 @@ fn walk_survives_writes_between_its_slices() {
             emitted: 0,
             lookups: Lookups::default(),
             misses: false,
+            hand: true,
         };
         if keys(&mut ctx, &args).unwrap() == Done::Done {
             break;

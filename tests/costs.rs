@@ -62,6 +62,7 @@ fn allocations(commands: &[&[&[u8]]]) -> Vec<u64> {
             emitted: 0,
             lookups: Lookups::default(),
             misses: false,
+            hand: true,
         };
         exec(&mut ctx, &args).expect("it succeeds");
         calls() - before

@@ -80,8 +80,11 @@ impl Forger<'_> {
         let key = format!("before{key}");
         let (key, event) = (key.as_bytes(), datakeeper::store::Event::Set);
         let expiry = (self.rng.below(3) == 0).then_some(Wall(at));
-        match self.rng.below(6) {
+        match self.rng.below(9) {
             0 => Mutation::Delete { key, event },
+            6 => Mutation::Lift { key, event },
+            7 => Mutation::Hold { key },
+            8 => Mutation::Lay { key, event },
             1 => Mutation::SetExpiry { key, expiry, event },
             2 => Mutation::Clear,
             3 => {

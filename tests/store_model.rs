@@ -27,11 +27,13 @@ fn steps() -> u64 {
 }
 
 type Model = BTreeMap<Vec<u8>, (Vec<u8>, Option<Wall>)>;
+type Hand = Option<(Vec<u8>, Option<Wall>)>;
 
 struct Run {
     jitter: Jitter,
     keys: u64,
     model: Model,
+    hand: Hand,
     store: Store,
     twin: Store,
     /// Now and then bytes of the store that somebody else still holds, as a reply or the log would.
@@ -42,7 +44,7 @@ impl Run {
     fn new(seed: u64, keys: u64) -> Run {
         let hash_key = HashKey([seed as u8; 16]);
         let (store, twin) = (Store::new(hash_key), Store::new(hash_key));
-        Run { jitter: Jitter::new(seed), keys, model: Model::new(), store, twin, held: Vec::new() }
+        Run { jitter: Jitter::new(seed), keys, model: Model::new(), hand: None, store, twin, held: Vec::new() }
     }
 
     fn key(&mut self) -> Vec<u8> {
@@ -78,8 +80,11 @@ impl Run {
     fn step(&mut self) {
         let key = self.key();
         match self.jitter.below(1_000) {
-            0..=399 => self.put(&key),
-            400..=699 => self.apply(&Mutation::Delete { key: &key, event: Event::Del }),
+            0..=389 => self.put(&key),
+            390..=394 => self.apply(&Mutation::Lift { key: &key, event: Event::RenameFrom }),
+            395..=396 => self.apply(&Mutation::Hold { key: &key }),
+            397..=403 => self.apply(&Mutation::Lay { key: &key, event: Event::RenameTo }),
+            404..=699 => self.apply(&Mutation::Delete { key: &key, event: Event::Del }),
             700..=799 => {
                 let expiry = self.expiry();
                 self.apply(&Mutation::SetExpiry { key: &key, expiry, event: Event::Expire });
@@ -116,7 +121,7 @@ impl Run {
     }
 
     fn apply(&mut self, m: &Mutation<'_>) {
-        apply_to_model(&mut self.model, m);
+        apply_to_model(&mut self.model, &mut self.hand, m);
         self.store.apply(m);
         let mut out = Segments::new();
         m.encode(&mut out);
@@ -219,8 +224,15 @@ fn owned(entry: Entry<'_>) -> (Vec<u8>, (Vec<u8>, Option<Wall>)) {
     (entry.key().to_vec(), (entry.value().as_slice().to_vec(), entry.expiry()))
 }
 
-fn apply_to_model(model: &mut Model, m: &Mutation<'_>) {
+fn apply_to_model(model: &mut Model, hand: &mut Hand, m: &Mutation<'_>) {
     match m {
+        Mutation::Hold { key } => *hand = model.get(*key).cloned(),
+        Mutation::Lift { key, .. } => *hand = model.remove(*key),
+        Mutation::Lay { key, .. } => {
+            if let Some(held) = hand.take() {
+                model.insert(key.to_vec(), held);
+            }
+        }
         Mutation::Put { key, value, expiry, .. } => {
             model.insert(key.to_vec(), (value.as_slice().to_vec(), *expiry));
         }

@@ -116,7 +116,7 @@ fn this_version_and_the_next_stand_in_one_cluster_until_the_version_is_raised() 
         eventually(PATIENCE, "n2 leads", || if cluster.wait_until_whole().0 == 1 { Ok(()) } else { Err("not yet") });
     }
     let refused = raise(&cluster);
-    assert!(refused.code == Some(1) && refused.text.contains("is not known to n1 (1), n3 (1)"), "{}", refused.text);
+    assert!(refused.code == Some(1) && refused.text.contains("is not known to n1 (2), n3 (2)"), "{}", refused.text);
     for i in [0, 2] {
         cluster.nodes[i].process.terminate();
         cluster.nodes[i].process.set_binary(Some(next.clone()));
@@ -130,9 +130,9 @@ fn this_version_and_the_next_stand_in_one_cluster_until_the_version_is_raised() 
     );
     let raised = raise(&cluster);
     assert_eq!(raised.code, Some(0), "{}", raised.text);
-    // From here on it uses what version 1 does not know.
+    // From here on it uses what this version does not know.
     goes_through_everything(&mut cluster);
-    // And a node of version 1 is refused by name.
+    // And a node of this version is refused by name.
     let (leader, _) = cluster.wait_until_whole();
     let old = (leader + 1) % 3;
     cluster.nodes[old].process.terminate();
@@ -140,7 +140,7 @@ fn this_version_and_the_next_stand_in_one_cluster_until_the_version_is_raised() 
     cluster.nodes[old].process.start();
     eventually(PATIENCE, "it says that it is too old", || {
         let status = status_of(cluster.nodes[old].addr)?;
-        let text = format!("the cluster uses version 2, and {} can do 1 at most", cluster.nodes[old].name);
+        let text = format!("the cluster uses version 3, and {} can do 2 at most", cluster.nodes[old].name);
         if status.warnings.iter().any(|w| w.contains(&text)) { Ok(()) } else { Err(format!("{status:?}")) }
     });
     cluster.nodes[old].process.terminate();

@@ -66,6 +66,8 @@ pub struct Ctx<'a, 'o> {
     pub expire: bool,
     /// A key that is read and not there is noted.
     pub misses: bool,
+    /// Values may go from key to key through the store's hand ([`Mutation::Lay`]).
+    pub hand: bool,
     /// Hash of the command's first key, if pass 1 of the batch computed it.
     pub first_key: Option<KeyHash>,
     /// Chance, for commands that choose; what they choose is in the reply alone, or in the mutation.

@@ -10,7 +10,7 @@ use crate::command::number::{self, integer};
 use crate::command::spec::Flag::{DenyOom, Fast, Readonly, Write};
 use crate::command::spec::{CommandSpec, Group, KeyUse, Keys};
 use crate::resp::Args;
-use crate::store::{Entry, Event, KeyHash, Store, Value, ValueRef};
+use crate::store::{Entry, Event, KeyHash, Mutation, Store, Value, ValueRef};
 
 const SUMMED: &[&str] = &["request_policy:multi_shard", "response_policy:agg_sum"];
 
@@ -43,16 +43,19 @@ pub(super) const ROWS: &[CommandSpec] = &[
     CommandSpec::data("rename", 3, rename)
         .args("key new-key")
         .flags(&[Write])
+        .moves()
         .keys(Keys::two(KeyUse::Take, KeyUse::Overwrite))
         .doc(Group::Generic, "1.0.0", "Renames a key, over whatever had the new name."),
     CommandSpec::data("renamenx", 3, renamenx)
         .args("key new-key")
         .flags(&[Write, Fast])
+        .moves()
         .keys(Keys::two(KeyUse::Take, KeyUse::Insert))
         .doc(Group::Generic, "1.0.0", "Renames a key only if no key has the new name."),
     CommandSpec::data("copy", -3, copy)
         .args("source destination [DB 0] [REPLACE]")
         .flags(&[Write, DenyOom])
+        .moves()
         .keys(Keys::two(KeyUse::Read, KeyUse::Overwrite))
         .doc(Group::Generic, "6.2.0", "Copies a value with its expiry to another key."),
     CommandSpec::data("type", 2, type_of).args("key").flags(&[Readonly, Fast]).keys(Keys::one(KeyUse::Inspect)).doc(
@@ -150,13 +153,21 @@ fn renamenx(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError
 /// Gives a key another name, over what has it if `over`; whether it did.
 fn move_key(ctx: &mut Ctx<'_, '_>, args: &Args<'_>, over: bool) -> Result<bool, CommandError> {
     let ((hash, key), new_key) = (ctx.first(args), args.get(2));
-    let (value, expiry) = held(ctx, hash, key).ok_or(CommandError::NoSuchKey)?;
+    let source = taken(ctx, hash, key).ok_or(CommandError::NoSuchKey)?;
     let new_hash = ctx.store.hash(new_key);
     if key == new_key || (!over && ctx.exists(new_hash, new_key)) {
         return Ok(false);
     }
-    ctx.delete(hash, key, Event::RenameFrom);
-    ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::RenameTo);
+    match source {
+        Source::Hand => {
+            ctx.emit_hashed(hash, &Mutation::Lift { key, event: Event::RenameFrom });
+            ctx.emit_hashed(new_hash, &Mutation::Lay { key: new_key, event: Event::RenameTo });
+        }
+        Source::Value(value, expiry) => {
+            ctx.delete(hash, key, Event::RenameFrom);
+            ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::RenameTo);
+        }
+    }
     Ok(true)
 }
 
@@ -182,20 +193,39 @@ fn copy(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {
     if key == new_key {
         return Err(CommandError::SameObject);
     }
-    let source = held(ctx, hash, key);
+    let source = taken(ctx, hash, key);
     let new_hash = ctx.store.hash(new_key);
     let source = source.filter(|_| !ctx.exists(new_hash, new_key) || replace);
     let copied = source.is_some();
-    if let Some((value, expiry)) = source {
-        ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::CopyTo);
+    match source {
+        Some(Source::Hand) => {
+            ctx.emit_hashed(hash, &Mutation::Hold { key });
+            ctx.emit_hashed(new_hash, &Mutation::Lay { key: new_key, event: Event::CopyTo });
+        }
+        Some(Source::Value(value, expiry)) => {
+            ctx.put(new_hash, new_key, ValueRef::Shared(value), expiry, Event::CopyTo);
+        }
+        None => {}
     }
     ctx.reply.integer(i64::from(copied));
     Ok(Done::Done)
 }
 
-/// Value and expiry of a key; a big value is shared.
-fn held(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8]) -> Option<(Bytes, Option<Wall>)> {
-    ctx.read(hash, key, |entry, _| (kept_value(entry.value()), entry.expiry()))
+/// How a value goes to another key.
+enum Source {
+    /// By name, through the store's hand: followers are sent no value.
+    Hand,
+    /// Value and expiry are written again. A big value is shared.
+    Value(Bytes, Option<Wall>),
+}
+
+/// What is to go to another key, if the key is there.
+fn taken(ctx: &mut Ctx<'_, '_>, hash: KeyHash, key: &[u8]) -> Option<Source> {
+    let hand = ctx.hand;
+    ctx.read(hash, key, |entry, _| match hand {
+        true => Source::Hand,
+        false => Source::Value(kept_value(entry.value()), entry.expiry()),
+    })
 }
 
 fn type_of(ctx: &mut Ctx<'_, '_>, args: &Args<'_>) -> Result<Done, CommandError> {

@@ -48,6 +48,8 @@ pub struct CommandSpec {
     pub row: u16,
     /// Whether a call with few arguments takes so little time that its neighbours' time tells it: flag `fast`, or `quick` in the row.
     pub quick: bool,
+    /// It moves values from key to key.
+    pub moves: bool,
 }
 
 /// Who executes a command.
@@ -418,6 +420,7 @@ impl CommandSpec {
             subs: &[],
             row: 0,
             quick: false,
+            moves: false,
         }
     }
 
@@ -466,6 +469,11 @@ impl CommandSpec {
 
     pub(super) const fn quick(mut self) -> CommandSpec {
         self.quick = true;
+        self
+    }
+
+    pub(super) const fn moves(mut self) -> CommandSpec {
+        self.moves = true;
         self
     }
 

@@ -557,6 +557,7 @@ impl Keeper {
             () if expire && spec.keys.first > 0 => self.clock,
             () => self.hiding_clock(),
         };
+        let hand = spec.moves && self.may_use_hand();
         let mut ctx = Ctx {
             store: &mut self.store,
             reply: Reply::new(out, session.protocol),
@@ -565,6 +566,7 @@ impl Keeper {
             wall_ahead_ms: self.wall_ahead_ms,
             expire,
             misses: self.tells_misses && spec.flags.has(Flag::Readonly),
+            hand,
             first_key,
             chance: &mut self.rng,
             slice: &mut session.slice,

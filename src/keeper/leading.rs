@@ -19,7 +19,7 @@ use crate::replication::in_sync::{effective, held, may_commit};
 use crate::replication::log::Entry;
 use crate::replication::pulse::Pulse;
 use crate::replication::wire::Ack;
-use crate::store::{NOVELTY, mutations};
+use crate::store::{HAND_SINCE, NOVELTY, mutations};
 
 use super::handover::Handover;
 use super::{Effect, Effects, Keeper, Notice, ReadMode};
@@ -452,6 +452,13 @@ impl Keeper {
         let clocks = others.chain(learner).map(|copy| followers.get(&copy).map_or(Wall(0), |f| f.clock));
         leading.hidden_upto = clocks.fold(self.clock, Wall::min).max(leading.hidden_upto);
         leading.hidden_upto
+    }
+
+    /// Whether values may go from key to key by name: every node knows how, and each follower holds the whole keyspace. One that is being filled may lack
+    /// the key whose value it would take; what is executed before it begins is in what it is filled with.
+    pub(super) fn may_use_hand(&self) -> bool {
+        let known = self.known.as_ref().is_some_and(|k| k.state.cluster_version >= HAND_SINCE);
+        known && self.leading.as_ref().is_some_and(|l| l.followers.values().all(|f| f.whole))
     }
 
     /// Notes which keys an entry has touched.

@@ -34,10 +34,12 @@ mod watch;
 pub use access::Tracking;
 pub use entry::{Entry, INLINE_BYTES_MAX, Value};
 pub use eviction::{Eviction, Victim};
-pub use mutation::{Event, Mutation, MutationError, NOVELTY, ValueRef, mutations};
+pub use mutation::{Event, HAND_SINCE, Mutation, MutationError, NOVELTY, ValueRef, mutations};
 pub use noted::Noted;
 pub use snapshot::Chunk;
 pub use watch::Watch;
+
+use bytes::Bytes;
 
 use crate::base::clock::{Boot, Wall};
 use crate::base::ids::HashKey;
@@ -64,6 +66,8 @@ pub struct Store {
     /// Candidates for eviction.
     pool: Pool,
     notes: Notes,
+    /// What moves from key to key, between two mutations of one entry.
+    hand: Option<(Bytes, Option<Wall>)>,
     /// Whether keys are watched or notes wanted: the one thing that a mutation asks.
     attentive: bool,
 }
@@ -81,6 +85,7 @@ impl Store {
             access: Access::new(u64::from_le_bytes(seed)),
             pool: Pool::default(),
             notes: Notes::default(),
+            hand: None,
             attentive: false,
         }
     }
@@ -183,16 +188,19 @@ impl Store {
             self.attend(h, m);
         }
         match m {
-            Mutation::Put { key, value, expiry, event: _ } => match self.space.find(h, key) {
-                Some(place) => {
-                    let access = &mut self.access;
-                    self.space.update(h, place, |entry| {
-                        let clock = access.after_write(h, entry.as_entry().clock());
-                        entry.put(value.clone(), *expiry, clock);
-                    });
+            Mutation::Put { key, value, expiry, event: _ } => self.put(h, key, value, *expiry),
+            Mutation::Hold { key } => self.hand = self.get(h, key).map(held),
+            Mutation::Lift { key, event: _ } => {
+                self.hand = self.get(h, key).map(held);
+                if let Some(place) = self.space.find(h, key) {
+                    self.space.remove(h, place);
                 }
-                None => self.space.insert(h, EntryBox::new(key, value.clone(), *expiry, self.access.fresh())),
-            },
+            }
+            Mutation::Lay { key, event: _ } => {
+                if let Some((value, expiry)) = self.hand.take() {
+                    self.put(h, key, &ValueRef::Shared(value), expiry);
+                }
+            }
             Mutation::Delete { key, event: _ } => {
                 if let Some(place) = self.space.find(h, key) {
                     self.space.remove(h, place);
@@ -221,6 +229,20 @@ impl Store {
                     None => self.space.insert(h, EntryBox::spliced(key, splice, self.access.fresh())),
                 }
             }
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, h: KeyHash, key: &[u8], value: &ValueRef<'_>, expiry: Option<Wall>) {
+        match self.space.find(h, key) {
+            Some(place) => {
+                let access = &mut self.access;
+                self.space.update(h, place, |entry| {
+                    let clock = access.after_write(h, entry.as_entry().clock());
+                    entry.put(value.clone(), expiry, clock);
+                });
+            }
+            None => self.space.insert(h, EntryBox::new(key, value.clone(), expiry, self.access.fresh())),
         }
     }
 
@@ -370,4 +392,12 @@ impl std::fmt::Debug for Store {
             .field("used_memory", &self.used_memory())
             .finish_non_exhaustive()
     }
+}
+/// Value and expiry of an entry; a big value is shared.
+fn held(entry: Entry<'_>) -> (Bytes, Option<Wall>) {
+    let value = match entry.value() {
+        Value::Bytes(bytes) => Bytes::copy_from_slice(bytes),
+        Value::Shared(bytes) => bytes.clone(),
+    };
+    (value, entry.expiry())
 }

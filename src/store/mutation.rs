@@ -6,7 +6,14 @@
 //! SetExpiry  03 event flags varint(key length) key [expiry u64]
 //! Clear      04
 //! Splice     05 event       varint(key length) key varint(at) varint(length after) varint(length) bytes
+//! Lift       06 event       varint(key length) key
+//! Hold       07             varint(key length) key
+//! Lay        08 event       varint(key length) key
 //! ```
+//! RENAME is Lift and Lay, COPY is Hold and Lay: what moves from key to key within one entry is in the store's hand in between, and travels as names
+//! alone. Each is about one key, as all mutations are. They are used from cluster version [`HAND_SINCE`] on, and only while every follower holds the
+//! whole keyspace: one that is being filled may lack the key whose value it would take.
+//!
 //! Integers are little-endian, varints LEB128 in their shortest form; flags: bit 0 says that an expiry follows, the others are 0.
 //! Decoding trusts nothing: bounds are those of [`limits`](crate::base::limits), and what is odd is an error that says where.
 //!
@@ -62,7 +69,16 @@ pub enum Mutation<'a> {
     Clear,
     /// `bytes` stand at `at` in the value, which has `length_after` bytes then; gaps are zeros. Keeps the expiry; creates the key.
     Splice { key: &'a [u8], at: u64, bytes: &'a [u8], length_after: u64, event: Event },
+    /// The key is gone, and what it had is in the hand.
+    Lift { key: &'a [u8], event: Event },
+    /// What the key has is in the hand, too.
+    Hold { key: &'a [u8] },
+    /// The key has what was in the hand, value and expiry, whatever it had before; the hand is empty.
+    Lay { key: &'a [u8], event: Event },
 }
+
+/// First cluster version with [`Mutation::Lift`], [`Mutation::Hold`] and [`Mutation::Lay`].
+pub const HAND_SINCE: u32 = 2;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident = $code:literal),* $(,)?) => {
@@ -168,6 +184,9 @@ const DELETE: u8 = 2;
 const SET_EXPIRY: u8 = 3;
 const CLEAR: u8 = 4;
 const SPLICE: u8 = 5;
+const LIFT: u8 = 6;
+const HOLD: u8 = 7;
+const LAY: u8 = 8;
 /// Tag of a mutation that the next version has, and that changes nothing.
 pub const NOVELTY: u8 = 0x7f;
 const HAS_EXPIRY: u8 = 1;
@@ -207,6 +226,18 @@ impl Mutation<'_> {
                 out.put_varint(*length_after);
                 put_bytes(out, bytes);
             }
+            Mutation::Lift { key, event } => {
+                put_head(out, LIFT, *event);
+                put_bytes(out, key);
+            }
+            Mutation::Hold { key } => {
+                out.put_u8(HOLD);
+                put_bytes(out, key);
+            }
+            Mutation::Lay { key, event } => {
+                put_head(out, LAY, *event);
+                put_bytes(out, key);
+            }
         }
     }
 
@@ -217,7 +248,10 @@ impl Mutation<'_> {
             Mutation::Put { key, .. }
             | Mutation::Delete { key, .. }
             | Mutation::SetExpiry { key, .. }
-            | Mutation::Splice { key, .. } => Some(key),
+            | Mutation::Splice { key, .. }
+            | Mutation::Lift { key, .. }
+            | Mutation::Hold { key }
+            | Mutation::Lay { key, .. } => Some(key),
             Mutation::Clear => None,
         }
     }
@@ -282,6 +316,9 @@ impl<'a> Reader<'a> {
             }
             CLEAR => Ok(Mutation::Clear),
             SPLICE => self.splice(),
+            LIFT => Ok(Mutation::Lift { event: self.event()?, key: self.bytes("key", BULK_BYTES_MAX)? }),
+            HOLD => Ok(Mutation::Hold { key: self.bytes("key", BULK_BYTES_MAX)? }),
+            LAY => Ok(Mutation::Lay { event: self.event()?, key: self.bytes("key", BULK_BYTES_MAX)? }),
             NOVELTY if cfg!(feature = "next-version") => Ok(Mutation::Delete { key: &[], event: Event::Del }),
             tag => Err(MutationError { at: start, fault: Fault::Tag(tag) }),
         }
@@ -393,12 +430,15 @@ mod tests {
     impl Raw {
         fn mutation(&self) -> Mutation<'_> {
             let (key, event, expiry) = (&self.key[..], Event::from_code(self.code), self.expiry.map(Wall));
-            match self.kind % 6 {
+            match self.kind % 9 {
                 0 => Mutation::Put { key, value: ValueRef::Slice(&self.value), expiry, event },
                 1 => Mutation::Put { key, value: ValueRef::Shared(self.value.clone().into()), expiry, event },
                 2 => Mutation::Delete { key, event },
                 3 => Mutation::SetExpiry { key, expiry, event },
                 4 => Mutation::Clear,
+                5 => Mutation::Lift { key, event },
+                6 => Mutation::Hold { key },
+                7 => Mutation::Lay { key, event },
                 _ => {
                     let length_after = self.at + self.value.len() as u64 + self.spare;
                     Mutation::Splice { key, at: self.at, bytes: &self.value, length_after, event }

@@ -43,12 +43,16 @@ impl Notes {
         let (key, event) = match mutation {
             Mutation::Put { key, event, .. } | Mutation::Splice { key, event, .. } => (key, event),
             // What is not there is not changed.
-            Mutation::Delete { .. } | Mutation::SetExpiry { .. } if !exists => return,
-            Mutation::Delete { key, event } | Mutation::SetExpiry { key, event, .. } => (key, event),
+            Mutation::Delete { .. } | Mutation::SetExpiry { .. } | Mutation::Lift { .. } if !exists => return,
+            Mutation::Delete { key, event }
+            | Mutation::SetExpiry { key, event, .. }
+            | Mutation::Lift { key, event }
+            | Mutation::Lay { key, event } => (key, event),
+            Mutation::Hold { .. } => return,
             Mutation::Clear => return self.list.push(Noted::Cleared),
         };
         let mut changed = |event, created| self.list.push(Noted::Changed { key: (*key).into(), event, created });
-        let set = matches!(mutation, Mutation::Put { .. });
+        let set = matches!(mutation, Mutation::Put { .. } | Mutation::Lay { .. });
         let expired = set && entry.is_some_and(|entry| entry.is_expired(self.clock));
         if expired {
             changed(Event::Expired, false);

@@ -72,7 +72,13 @@ impl Watched {
                 self.changes += 1;
                 self.cleared = self.changes;
             }
-            Mutation::Put { .. } | Mutation::Delete { .. } | Mutation::SetExpiry { .. } | Mutation::Splice { .. } => {
+            Mutation::Hold { .. } => {}
+            Mutation::Put { .. }
+            | Mutation::Delete { .. }
+            | Mutation::SetExpiry { .. }
+            | Mutation::Splice { .. }
+            | Mutation::Lift { .. }
+            | Mutation::Lay { .. } => {
                 if let Some(key) = self.keys.get_mut(&h.0) {
                     self.changes += 1;
                     key.changed = self.changes;

@@ -288,7 +288,12 @@ impl World {
         }
         if left == 0 && self.dice.chance(200) {
             let key = self.dice.below(self.setup.fill as u64 + 20);
-            args = vec![b"DEL".to_vec(), format!("f{key}").into_bytes()];
+            let (from, to) = (format!("f{key}").into_bytes(), format!("f{}", key / 2).into_bytes());
+            args = match key % 3 {
+                0 => vec![b"DEL".to_vec(), from],
+                1 => vec![b"RENAME".to_vec(), from, to],
+                _ => vec![b"COPY".to_vec(), from, to, b"REPLACE".to_vec()],
+            };
         } else if left == 0 && self.dice.chance(200) {
             let key = self.dice.below(self.setup.fill as u64 + 20);
             let ms = self.dice.between(5, 3_000);
@@ -628,6 +633,7 @@ impl World {
                 match word.as_str() {
                     "MOVED" => redirect = text.split(' ').nth(2).map(str::to_string),
                     "EXECABORT" if command.is("EXEC") => {}
+                    "ERR" if command.is("RENAME") && text.ends_with("no such key") => {}
                     "CLUSTERDOWN" | "LOADING" | "TRYAGAIN" | "NOREPLICAS" => {}
                     "OOM" if self.setup.max_memory > 0 => {}
                     _ => return self.fail(format!("{:?} is answered with {text}", command.args)),

@@ -18,7 +18,6 @@ pub const REQUIRED: &[&str] = &[
     "command waited",
     "coordination: answer of a change lost",
     "coordination: back, all sessions expired",
-    "coordination: change of a dead process landed",
     "coordination: end recorded",
     "coordination: late",
     "coordination: session expired",
@@ -78,12 +77,14 @@ pub const REQUIRED: &[&str] = &[
     "set expanded",
     "set shrunk",
     "started over after total loss",
+    "value went from key to key by name",
     "store of a follower compared",
     "writer waits for a slow reader",
 ];
 
 /// What 2,000 seeds have to reach besides.
 pub const REQUIRED_OF_MANY: &[&str] = &[
+    "coordination: change of a dead process landed",
     "leave: kept for a copy that is filled",
     "operator: ADOPT",
     "operator: FORGET begun",

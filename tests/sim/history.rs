@@ -18,6 +18,8 @@ pub struct History {
     entries: Vec<Epoch>,
     /// Key → what it was from which offset on.
     keys: BTreeMap<Bytes, Vec<(Offset, Option<Held>)>>,
+    /// Values that went from key to key by name.
+    pub moved: u64,
 }
 
 impl History {
@@ -36,12 +38,23 @@ impl History {
         assert_eq!(entry.offset, self.end().next());
         self.entries.push(epoch);
         let at = entry.offset;
+        let mut hand = None;
         for mutation in mutations(&entry.mutations) {
             match mutation.expect("an entry in a log is readable") {
                 Mutation::Put { key, value, expiry, .. } => {
                     self.note(key, at, Some((Bytes::copy_from_slice(value.as_slice()), expiry)));
                 }
                 Mutation::Delete { key, .. } => self.note(key, at, None),
+                Mutation::Hold { key } => hand = self.at(key, at),
+                Mutation::Lift { key, .. } => {
+                    hand = self.at(key, at);
+                    self.note(key, at, None);
+                }
+                Mutation::Lay { key, .. } => {
+                    self.moved += 1;
+                    let held = hand.take().expect("what is laid down was taken up in the same entry");
+                    self.note(key, at, Some(held));
+                }
                 Mutation::SetExpiry { key, expiry, .. } => {
                     if let Some((value, _)) = self.at(key, at) {
                         self.note(key, at, Some((value, expiry)));

@@ -96,6 +96,9 @@ impl Checks {
         self.minimum.check(n, keeper, grown)?;
         if grown {
             coverage.hit("acknowledged");
+            if std::mem::take(&mut self.history.moved) > 0 {
+                coverage.hit("value went from key to key by name");
+            }
         }
         if keeper.admitting().is_some() {
             coverage.hit("learner waited for");
