@@ -5,7 +5,7 @@
 //! acknowledged write be lost, a reply be wrong, or a client be without an acknowledged write for more than [`RECOVERY_MAX`]. All of them write
 //! at the same time, through the same faults. Replicas answer reads after READONLY only (`reads_on_replica: readonly`), as in a Redis cluster: some
 //! clients ask any node when they have lost one, and would take an old answer for the leader's (ioredis does so all the same: `asks_replicas`).
-//! `python`, `node`, `rust` and `c` hold one program per library, `scripts/install-clients` installs what they need, and README's table of tested clients
+//! `python`, `node`, `rust` and `c` hold one program per library, `python` and `php` one that writes pipelines of a million commands, `scripts/install-clients` installs what they need, and README's table of tested clients
 //! is compared with what was run.
 
 mod cli;
@@ -15,11 +15,13 @@ mod support;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use program::{Habits, Library, Program, Runner, Way};
 use support::client::bulk;
-use support::cluster::{Cluster, PATIENCE, alone, status_of};
+use support::cluster::{Cluster, Local, PATIENCE, alone, status_of, wait_until_whole};
 use support::eventually;
 
 const ALL: &[Way] = &[Way::Plain, Way::Cluster, Way::Sentinel];
@@ -302,4 +304,28 @@ fn who_is_at_a_replica_stays_there_if_it_passes_writes_on() {
     story.column("leader killed", false);
     story.hand_over(&cluster);
     story.finish(cluster);
+}
+
+/// dragonflydb/dragonfly#3999 and #5952, redis-rs/redis-rs#1955: libraries that write all of a pipeline and read then, with a million commands, as pipelines and as one
+/// transaction.
+#[test]
+#[ignore = "needs what scripts/install-clients installs; scripts/test clients runs it"]
+fn pipelines_of_a_million_commands_are_answered() {
+    let _alone = alone();
+    let local = Local::start(&[]);
+    let (leader, _) = wait_until_whole(&local.addrs);
+    let node = local.addrs[leader];
+    let python = |name: &str| program::installed().join(name).join("bin/python");
+    for (interpreter, script) in [
+        (python("redis-py-newest"), "python/pipelines.py"),
+        (python("redis-py-older"), "python/pipelines.py"),
+        ("php".into(), "php/pipelines.php"),
+    ] {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+        let mut command = Command::new(&interpreter);
+        command.arg(script).args([node.ip().to_string(), node.port().to_string()]);
+        let status = command.status().unwrap_or_else(|error| panic!("{}: {error}", interpreter.display()));
+        assert!(status.success(), "{} ended with {status}", interpreter.display());
+    }
+    local.finish();
 }

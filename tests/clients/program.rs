@@ -102,7 +102,7 @@ pub struct Program {
 }
 
 /// Where `scripts/install-clients` has put everything.
-fn installed() -> PathBuf {
+pub fn installed() -> PathBuf {
     std::env::var_os("DATAKEEPER_CLIENTS")
         .map(PathBuf::from)
         .expect("DATAKEEPER_CLIENTS is set by scripts/test clients")
