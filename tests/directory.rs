@@ -6,10 +6,8 @@ mod support;
 use std::net::SocketAddr;
 
 use support::client::{Reply, ask, bulk};
-use support::cluster::{Cluster, Node, PATIENCE, alone, free_addr, run as datakeeper, status_of};
+use support::cluster::{Cluster, Node, PATIENCE, alone, run as datakeeper, status_of};
 use support::eventually;
-use support::valve::Valve;
-use support::zookeeper::ZooKeeper;
 use zookeeper_client as zk;
 
 /// Values of 100 kB, so many.
@@ -65,18 +63,7 @@ fn a_backup_of_zookeeper_from_before_a_rolling_restart_ends_nobody_and_loses_not
 #[test]
 fn blind_rolling_restarts_with_slow_fills_lose_nothing() {
     let _alone = alone();
-    let Some(zookeeper) = ZooKeeper::start() else { return };
-    let address = zookeeper.address();
-    let mut valves = Vec::new();
-    let nodes = ["n1", "n2", "n3"].map(|name| {
-        let replication = free_addr();
-        let valve = Valve::narrow(replication.to_string(), Some(NARROW));
-        let advertise = format!("replication.advertise={}", valve.address());
-        valves.push(valve);
-        Node::listening(name, [free_addr(), replication, free_addr(), free_addr()], &address, &["--set", &advertise])
-    });
-    let mut cluster = Cluster { nodes: nodes.into(), zookeeper, further_zookeepers: Vec::new(), network: None };
-    cluster.nodes.iter_mut().for_each(|node| node.process.start());
+    let Some(mut cluster) = Cluster::start_narrow(NARROW, &[]) else { return };
     let (leader, _) = cluster.wait_until_whole();
     let mut client = cluster.nodes[leader].client();
     let value = "x".repeat(100_000);

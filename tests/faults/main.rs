@@ -9,7 +9,7 @@
 //!   scan ──────── every key of every node in the end ─────────────────► replicas identical
 //! ```
 //! `cargo test` runs the faults that take seconds. `scripts/faults` runs them all, and prints one table: `DATAKEEPER_FAULTS` names
-//! the ones to run, `DATAKEEPER_LEADER_KILLS` says how many leaders to kill.
+//! the ones to run, `DATAKEEPER_FAULT_RUNS` how often each, `DATAKEEPER_LEADER_KILLS` how many leaders to kill.
 //!
 //! The checker is checked, too: with `replication.acks: leader` it has to find lost writes, with `replication.read_mode: local`
 //! stale reads.
@@ -17,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acts;
 mod fault;
 mod registers;
 mod table;
@@ -115,7 +116,9 @@ fn table_of_all_faults() {
     }
     let kills = number("DATAKEEPER_LEADER_KILLS", 200);
     let chosen = all.into_iter().filter(|(fault, _)| named.is_empty() || named.contains(&fault.name()));
-    let chosen = chosen.map(|(fault, times)| (fault, if fault == Fault::KillLeader { kills } else { times }));
+    let chosen = chosen.map(|(fault, times)| {
+        (fault, number("DATAKEEPER_FAULT_RUNS", if fault == Fault::KillLeader { kills } else { times }))
+    });
     run(&chosen.collect::<Vec<_>>(), &[]);
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, io};
 
 use crate::fault::Fault;
@@ -53,18 +53,17 @@ impl fmt::Display for Verdict {
 /// # Panics
 /// If the cluster does not recover, or somebody was deposed who should not, or the reverse.
 pub fn trial(cluster: &mut Cluster, run: &str, fault: Fault) -> Verdict {
-    fault.prepare(cluster);
     let nodes = cluster.addrs();
+    empty_if_large(nodes[cluster.wait_until_whole().0]);
+    fault.prepare(cluster);
     let (leader, epoch) = cluster.wait_until_whole();
-    empty_if_large(nodes[leader]);
     let writers = Writers::start(run, &nodes, fault.load());
     let registers = Registers::start(run, &nodes);
     wait_for_load(&writers);
     let mut first_write = Duration::ZERO;
     for target in fault.targets(leader) {
         registers.wait_for_more();
-        let struck = Instant::now();
-        fault.strike(cluster, target);
+        let struck = fault.strike(cluster, target);
         let first = first_write_after(struck, &nodes, RECOVERY_MAX);
         first_write = first_write.max(first.unwrap_or_else(|| panic!("no write was accepted for {RECOVERY_MAX:?}")));
         fault.mend(cluster, target, struck);
@@ -76,6 +75,8 @@ pub fn trial(cluster: &mut Cluster, run: &str, fault: Fault) -> Verdict {
         let found = (successor != leader, later > epoch);
         assert_eq!(found, (deposed, deposed), "{leader} led in epoch {epoch}, {successor} leads in epoch {later}");
     }
+    // Somebody may have moved.
+    let nodes = cluster.addrs();
     let (story, history) = (writers.stop(), registers.stop(nodes[successor]));
     Verdict {
         lost: story.contradictions(nodes[successor]).expect("the leader answers"),

@@ -21,6 +21,7 @@ use super::client::{Client, Reply, ask};
 use super::eventually;
 use super::network::{Host, Network, command};
 use super::tools::{Said, said};
+use super::valve::Valve;
 use super::zookeeper::ZooKeeper;
 
 /// The binary: the one under test, or what `DATAKEEPER_BINARY` names where there is none (examples).
@@ -427,7 +428,7 @@ pub struct Cluster {
     pub zookeeper: ZooKeeper,
     /// The other servers of its ensemble, if it is one.
     pub further_zookeepers: Vec<ZooKeeper>,
-    /// Ends last. Each node's host, and then ZooKeeper's; none if all of them share this machine's network.
+    /// Ends last. Each node's host, then ZooKeeper's, then one that is free; none if all of them share this machine's network.
     pub network: Option<Network>,
 }
 
@@ -436,10 +437,31 @@ impl Cluster {
     /// further arguments of every node.
     #[must_use]
     pub fn start(more: &[&str]) -> Option<Cluster> {
+        Some(Cluster::prepare(more)?.started())
+    }
+
+    /// The same, with nodes that were not started yet.
+    #[must_use]
+    pub fn prepare(more: &[&str]) -> Option<Cluster> {
         let zookeeper = ZooKeeper::start()?;
         let address = zookeeper.address();
         let nodes = ["n1", "n2", "n3"].map(|name| Node::new(name, &address, more)).into();
-        Some(Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: None }.started())
+        Some(Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: None })
+    }
+
+    /// The same, started, with lines between the nodes that carry so many bytes a second.
+    #[must_use]
+    pub fn start_narrow(bytes_per_second: u32, more: &[&str]) -> Option<Cluster> {
+        let zookeeper = ZooKeeper::start()?;
+        let address = zookeeper.address();
+        let nodes = ["n1", "n2", "n3"].map(|name| {
+            let replication = free_addr();
+            let valve = Valve::narrow(replication.to_string(), Some(bytes_per_second));
+            let advertise = format!("replication.advertise={}", valve.address());
+            let addrs = [free_addr(), replication, free_addr(), free_addr()];
+            Node::listening(name, addrs, &address, &[more, &["--set", &advertise]].concat())
+        });
+        Some(Cluster { nodes: nodes.into(), zookeeper, further_zookeepers: Vec::new(), network: None }.started())
     }
 
     /// The same with a ZooKeeper of three servers.
@@ -479,7 +501,7 @@ impl Cluster {
     /// The same, with a host for each node and one for ZooKeeper; none, with a message, where that is not possible.
     #[must_use]
     pub fn start_apart(more: &[&str]) -> Option<Cluster> {
-        let network = Network::start(4)?;
+        let network = Network::start(5)?;
         let zookeeper = ZooKeeper::start_on(Some(&network.hosts[3]))?;
         let address = zookeeper.address();
         let node = |i: usize| Node::on(&network.hosts[i], &format!("n{}", i + 1), &address, more);
@@ -487,7 +509,24 @@ impl Cluster {
         Some(Cluster { nodes, zookeeper, further_zookeepers: Vec::new(), network: Some(network) }.started())
     }
 
-    fn started(mut self) -> Cluster {
+    /// Starts a node that was killed at the host that is free, under the name that it had.
+    ///
+    /// # Panics
+    /// If nodes share one network.
+    pub fn start_elsewhere(&mut self, node: usize) {
+        let network = self.network.as_ref().expect("nodes apart");
+        let address = self.zookeeper.address();
+        let taken =
+            |ip: Ipv4Addr| self.nodes.iter().any(|n| n.addr.ip() == ip) || address.starts_with(&format!("{ip}:"));
+        let host = network.hosts.iter().find(|host| !taken(host.ip)).expect("a free host").clone();
+        let mut moved = Node::on(&host, &self.nodes[node].name, &address, &[]);
+        moved.process.start();
+        self.nodes[node] = moved;
+    }
+
+    /// Starts every node, and waits until the cluster is whole.
+    #[must_use]
+    pub fn started(mut self) -> Cluster {
         self.nodes.iter_mut().for_each(|node| node.process.start());
         self.wait_until_whole();
         self

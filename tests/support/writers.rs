@@ -51,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Keys per MGET when what was told is checked.
 const KEYS_PER_READ: usize = 500;
 
+/// The same for who looks when writes are answered again: a node that is frozen says nothing until long after that.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Errors that promise: not executed.
 pub const REFUSALS: &[&str] = &["MOVED ", "LOADING ", "CLUSTERDOWN ", "TRYAGAIN ", "NOREPLICAS "];
 
@@ -314,7 +317,7 @@ pub fn first_write_after(since: Instant, nodes: &[SocketAddr], patience: Duratio
                     let reply = match &mut client {
                         Some(client) => Client::try_call(client, &request),
                         None => Client::connect(*node).map(|new| {
-                            new.set_patience(patience);
+                            new.set_patience(PROBE_PATIENCE);
                             client = Some(new);
                             Reply::Null
                         }),

@@ -136,7 +136,11 @@ impl ZooKeeper {
     /// If it runs.
     pub fn back_up(&self) {
         assert!(self.child.is_none(), "the server is running");
-        copy_directory(&self.directory.join("data"), &self.directory.join("backup"));
+        let backup = self.directory.join("backup");
+        if backup.exists() {
+            fs::remove_dir_all(&backup).expect("an older backup can be deleted");
+        }
+        copy_directory(&self.directory.join("data"), &backup);
     }
 
     /// Sets the killed server back to what was copied.
