@@ -3,7 +3,7 @@
 //! Each of them is asked for by [`LeftOut::leaves_out`] at the places where the rule is kept. Without the cargo feature
 //! `leave-out-rules` the answer is always no, known to the compiler, and nothing takes room; with it the server refuses to start.
 
-/// A rule, with what the simulator has to see without it (PROTOCOL section 13, in its order).
+/// A rule, with what has to be seen without it: first those of PROTOCOL section 13, in its order, then those of what stands around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Row 1: a candidate waits until its promise is over, also when the leader's connection has closed.
@@ -40,11 +40,25 @@ pub enum Rule {
     Fencing,
     /// Row 17, R8': a copy from a snapshot is complete only once the largest `as_of` in it is acknowledged.
     SnapshotFloor,
+    /// A member tells what it promised when it heard the leader, not what it would promise by now.
+    PromiseAsGranted,
+    /// A node that shall end stays while a copy is filled from it without which too few would be left.
+    LastCopyStays,
+    /// A leader vouches for the age of what replicas have only once it has acknowledged something itself.
+    VouchOnceAcked,
+    /// The clock that keys expire by neither jumps nor stands still, whatever is done to the wall clock.
+    SteadyClock,
+    /// Members that fall silent a moment apart count together.
+    SilentTogether,
+    /// `total_loss: proven`: that another process has a name proves no death.
+    NameIsNoProof,
+    /// Whoever holds data keeps them when another process has its name.
+    DataStay,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 17] = [
+    pub const ALL: [Rule; 24] = [
         Rule::PromiseWait,
         Rule::LeaseShorterThanPromise,
         Rule::LeaseFromSending,
@@ -62,6 +76,13 @@ impl Rule {
         Rule::BarrierBeforeAcks,
         Rule::Fencing,
         Rule::SnapshotFloor,
+        Rule::PromiseAsGranted,
+        Rule::LastCopyStays,
+        Rule::VouchOnceAcked,
+        Rule::SteadyClock,
+        Rule::SilentTogether,
+        Rule::NameIsNoProof,
+        Rule::DataStay,
     ];
 }
 

@@ -344,8 +344,8 @@ impl Keeper {
         let Some(r) = self.nodes.iter().map(|n| &n.registration).find(|r| r.id == *id) else { return false };
         match self.shared.total_loss {
             _ if r.copy == copy => r.ended,
-            TotalLoss::Proven => r.gone.contains(&copy),
-            TotalLoss::StartEmpty | TotalLoss::Halt | TotalLoss::Other => true,
+            TotalLoss::Proven if !self.config.rules.leaves_out(Rule::NameIsNoProof) => r.gone.contains(&copy),
+            TotalLoss::Proven | TotalLoss::StartEmpty | TotalLoss::Halt | TotalLoss::Other => true,
         }
     }
 
@@ -838,7 +838,7 @@ impl Keeper {
             "node name {} is taken in cluster {} by another process ({holder}); every node needs a node_name of its own",
             self.me.id, self.config.cluster
         );
-        if !self.holds_data() {
+        if !self.holds_data() || self.config.rules.leaves_out(Rule::DataStay) {
             fx.push(Effect::Exit { reason });
             return;
         }

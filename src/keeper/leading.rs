@@ -227,7 +227,8 @@ impl Keeper {
     /// Leader: the clock for expiry goes on to now.
     #[inline]
     pub(super) fn tick(&mut self, now: Now) {
-        self.clock = self.clock.max(self.steady.go_on(now));
+        let shown = if self.config.rules.leaves_out(Rule::SteadyClock) { now.wall } else { self.steady.go_on(now) };
+        self.clock = self.clock.max(shown);
         let ahead = now.wall.0.cast_signed().saturating_sub(self.clock.0.cast_signed());
         self.wall_ahead_ms = if ahead.unsigned_abs() <= CLOCK_NEAR_MS { 0 } else { ahead };
     }
@@ -603,7 +604,8 @@ impl Keeper {
         let (mut out, mut silent, mut left_at) = (Vec::new(), Vec::new(), Boot(0));
         // Silent, or about to be: whom a cut takes away together were heard last up to a heartbeat apart.
         let mut quiet = 0;
-        let quiet_ms = suspect.saturating_sub(self.shared.heartbeat_ms);
+        let together = !self.config.rules.leaves_out(Rule::SilentTogether);
+        let quiet_ms = if together { suspect.saturating_sub(self.shared.heartbeat_ms) } else { suspect };
         for member in &others {
             let Some(f) = leading.followers.get(&member.copy) else {
                 out.push(member.copy);

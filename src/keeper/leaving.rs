@@ -10,6 +10,7 @@
 use crate::base::clock::{Boot, Now};
 use crate::base::ids::{CopyId, NodeId};
 use crate::base::limits::LAST_COPY_MS;
+use crate::base::rules::Rule;
 use crate::cluster::state::Member;
 use crate::replication::wire::Wish;
 
@@ -51,18 +52,29 @@ impl Keeper {
         })
     }
 
+    /// One of those for whose fill this node stays.
+    fn awaited(&self) -> Option<&Follower> {
+        self.learners().next().map(|(_, f)| f).filter(|_| !self.config.rules.leaves_out(Rule::LastCopyStays))
+    }
+
+    /// Whether a copy is being filled from this node.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.learners().next().is_some()
+    }
+
     /// Who has to be filled before `fewer` members may leave the set, this leader's own end included if it is told to end; none if they may.
     pub(super) fn kept_by(&self, fewer: usize) -> Option<NodeId> {
         let state = &self.known.as_ref()?.state;
         let fewer = if self.leaving { fewer } else { fewer - 1 };
         let enough = state.in_sync.len().saturating_sub(fewer) >= state.min_required();
-        self.learners().next().filter(|_| !enough).map(|(_, f)| f.node.clone())
+        self.awaited().filter(|_| !enough).map(|f| f.node.clone())
     }
 
     /// Whether one more member may leave the set of which so many are left.
     pub(super) fn may_let_go(&self, left: usize) -> bool {
         let required = self.known.as_ref().map_or(0, |k| k.state.min_required());
-        left > required || self.learners().next().is_none()
+        left > required || self.awaited().is_none()
     }
 
     /// Whether the fill of a learner goes before writes now: the node waits to end, and this much of the log is not there yet.
@@ -76,7 +88,7 @@ impl Keeper {
         if !self.leaving {
             return;
         }
-        let alone = self.leads_alone() && self.learners().next().is_none();
+        let alone = self.leads_alone() && self.awaited().is_none();
         self.departure.alone_since = alone.then(|| self.departure.alone_since.unwrap_or(now.boot));
         if now.boot < self.departure.tell_at || !self.must_stay(now) {
             return;

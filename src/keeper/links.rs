@@ -649,7 +649,8 @@ impl Keeper {
         let mut budget = LINK_BYTES_PER_TURN;
         let mut sent = 0;
         // Before it has acknowledged anything in its own epoch a leader does not know all that was acknowledged before.
-        let knows_all = self.leading.as_ref().is_some_and(|l| self.acked >= l.barrier);
+        let knows_all = self.leading.as_ref().is_some_and(|l| self.acked >= l.barrier)
+            || self.config.rules.leaves_out(Rule::VouchOnceAcked);
         let sure = self.is_sure_leader(now) && knows_all && self.config.read_mode == ReadMode::Lease;
         while sent < budget {
             if let Some(parts) = &mut stream.parts {

@@ -179,7 +179,9 @@ impl Pulse {
     /// What a member puts into acks and echoes as its promise, ms.
     #[must_use]
     pub fn promise_ms(&self) -> u32 {
-        self.granted_ms.min(u64::from(u32::MAX)) as u32
+        let today = self.rules.leaves_out(Rule::PromiseAsGranted);
+        let promise = if today { self.promise_ms } else { self.granted_ms };
+        promise.min(u64::from(u32::MAX)) as u32
     }
 
     /// Leader: lets the holder of `token` open a pulse connection for that copy.

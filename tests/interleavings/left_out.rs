@@ -10,7 +10,7 @@ use std::panic::catch_unwind;
 use datakeeper::base::rules::{LeftOut, Rule};
 
 use crate::support::world::LEFT_OUT;
-use crate::{copies, elections, leases, sets};
+use crate::{copies, elections, leases, names, sets};
 
 /// A rule, the story that misses it, and a part of its complaint.
 const STORIES: &[(Rule, fn(), &str)] = &[
@@ -79,6 +79,13 @@ const STORIES: &[(Rule, fn(), &str)] = &[
         copies::v4_a_snapshot_with_unacknowledged_effects_is_neither_read_nor_named,
         "not acknowledged",
     ),
+    (
+        Rule::SilentTogether,
+        leases::i15_members_that_fall_silent_a_heartbeat_apart_are_not_taken_out_one_by_one,
+        "a replica leads",
+    ),
+    (Rule::NameIsNoProof, names::proven_loss_is_not_proven_by_a_twin_of_a_lone_leader_that_is_cut_off, "!started_over"),
+    (Rule::DataStay, names::a_process_with_data_whose_name_is_taken_keeps_them_for_an_operator, "exits: "),
 ];
 
 /// What a story complains about without that rule.

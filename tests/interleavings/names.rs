@@ -80,7 +80,7 @@ fn a_backup_of_today_changes_nothing() {
 /// A newcomer under the name of a process whose session has ended takes the name. The former one holds data: it halts, and its data can be
 /// gone on with when the newcomer is gone.
 #[test]
-fn a_process_with_data_whose_name_is_taken_keeps_them_for_an_operator() {
+pub fn a_process_with_data_whose_name_is_taken_keeps_them_for_an_operator() {
     let mut world = cluster();
     let former = park(&mut world, 2);
     world.tune = elsewhere;
@@ -177,7 +177,7 @@ fn twin_of_a_lone_leader(tune: fn(usize, &mut KeeperConfig), twin: fn(usize, &mu
 /// `proven`: that the session ended and another process has the name is no proof. The lone leader comes back, finds its name taken, and
 /// keeps what it holds.
 #[test]
-fn proven_loss_is_not_proven_by_a_twin_of_a_lone_leader_that_is_cut_off() {
+pub fn proven_loss_is_not_proven_by_a_twin_of_a_lone_leader_that_is_cut_off() {
     let (mut world, started_over) = twin_of_a_lone_leader(proven, proven_elsewhere);
     assert!(!started_over);
     world.regain_coordination(0);

@@ -236,13 +236,21 @@ impl World {
         if !self.may_run(n, generation, || What::Leaving(n, generation, until)) {
             return;
         }
-        let may = self.call(n, |k, now, _| (k.has_left(now), k.must_stay(now)));
-        let (left, kept) = may.expect("it may run");
+        let may = self.call(n, |k, now, _| (k.has_left(now), k.must_stay(now), k.is_filling()));
+        let (left, kept, filling) = may.expect("it may run");
         if kept {
             self.coverage.hit("leave: kept for a copy that is filled");
         }
         if kept && self.t < until + 60_000 * MS || !left && self.t < until {
             return self.after(5 * MS, What::Leaving(n, generation, until));
+        }
+        let is_last = || {
+            let state = self.service.model.state().state.map(|(state, _)| state.in_sync);
+            let me = self.nodes[n].keeper().map(|k| k.me().clone());
+            state.is_some_and(|set| set.len() == 1 && set.first() == me.as_ref())
+        };
+        if left && !kept && filling && is_last() {
+            return self.fail(format!("last copy: n{n} has ended while another one was being filled from it"));
         }
         self.coverage.hit(if left { "leave: left" } else { "leave: ended all the same" });
         self.keeper_event(n, Event::Stop);

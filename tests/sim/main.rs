@@ -31,10 +31,9 @@ mod switches;
 mod transport;
 mod world;
 
-use crate::clock::MS;
 use crate::coverage::{REQUIRED, REQUIRED_OF_MANY};
 use crate::runner::{report, run, run_all};
-use crate::setup::{Fault, Setup};
+use crate::setup::Setup;
 
 /// Seeds of a usual run.
 const SEEDS: u64 = 200;
@@ -58,9 +57,7 @@ fn a_quiet_cluster_serves_and_stays_as_it_is() {
 #[test]
 fn commands_that_hold_the_lock_for_up_to_three_seconds_depose_nobody() {
     for seed in 0..4 {
-        let mut setup = Setup::calm(seed);
-        setup.faults = vec![(Fault::Busy, 1)];
-        (setup.fault_every, setup.fault_phase) = (2_000 * MS, 12_000 * MS);
+        let setup = Setup::of_long_commands(seed);
         let verdict = run(setup.clone(), false);
         if let Some(failure) = verdict.failure {
             panic!("{}", report(&setup, &failure));

@@ -209,6 +209,11 @@ impl Setup {
         }
     }
 
+    /// A quiet cluster, but for commands that hold a Keeper's lock for up to three seconds.
+    pub fn of_long_commands(seed: u64) -> Setup {
+        Setup { faults: vec![(Fault::Busy, 1)], fault_every: 2_000 * MS, fault_phase: 12_000 * MS, ..Setup::calm(seed) }
+    }
+
     /// The run that belongs to a seed.
     pub fn of(seed: u64) -> Setup {
         let mut d = Dice::new(seed ^ 0x5e7u64.rotate_left(40));

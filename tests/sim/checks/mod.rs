@@ -18,6 +18,7 @@ pub mod convergence;
 pub mod copies;
 pub mod effective_set;
 pub mod epochs;
+pub mod expiry_clock;
 pub mod leases;
 pub mod linearizable;
 pub mod minimum;
@@ -55,6 +56,7 @@ pub struct Checks {
     stores: stores::Stores,
     leases: leases::Leases,
     minimum: minimum::Minimum,
+    expiry_clock: expiry_clock::ExpiryClock,
 }
 
 impl Checks {
@@ -74,6 +76,7 @@ impl Checks {
             stores: stores::Stores::default(),
             leases: leases::Leases::default(),
             minimum: minimum::Minimum::default(),
+            expiry_clock: expiry_clock::ExpiryClock::default(),
         }
     }
 
@@ -89,6 +92,7 @@ impl Checks {
             leases::covered(view)?;
             effective_set::check(n, keeper, view)?;
         }
+        self.expiry_clock.check(n, view)?;
         if keeper.dataset() != self.dataset || self.given_up {
             return Ok(());
         }
